@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -99,30 +99,39 @@ class _Decoded:
     seen: _Seen
 
 
-def settled(listing: Listing, data: DataSection, base: Path) -> Way:
+def settled(listing: Listing, data: DataSection, base: Path, least: int = 2) -> Way:
     """How the images of a data set will be kept.
 
     Args:
         base: the folder of all caches.
+        least: as :func:`check_classes` takes it.
 
     Raises:
-        DataError: no images, fewer than two classes, or images of several sizes.
+        DataError: no images, too few classes, or images of several sizes.
     """
     items = listing.train + (listing.val or [])
     if not items:
         raise DataError(f"{data.path or data.source} holds no images. Add some, or correct data.path.")
-    if len(listing.classes) < 2:
-        raise DataError(
-            f"{data.path or data.source} has a single {'label' if data.multi_label else 'class'} ({listing.classes[0]!r}), but a classifier needs "
-            "at least two. "
-            + (
-                "A single yes or no is two classes: give the list a column label with a name for either, and omit data.multi_label."
-                if data.multi_label
-                else "Add images of another class, or correct data.path."
-            )
-        )
+    check_classes(listing.classes, data, least)
     with pillow.quiet(), _threads() as pool:
         return storing.choose(data, items, _form(items, data, pool), base)
+
+
+def check_classes(classes: Sequence[str], data: DataSection, least: int = 2) -> None:
+    """Raises DataError for fewer than ``least`` classes or labels: two for a training, one where a network is evaluated."""
+    if len(classes) >= least:
+        return
+    what, where = "label" if data.multi_label else "class", data.path or data.source
+    if not classes:
+        raise DataError(
+            f"{where}: no image has a {what}. Give some images one, or correct data.path; columns of 0 and 1 are named by data.labels=[…]."
+        )
+    more = (
+        "A single yes or no is two classes: give the list a column label with a name for either, and omit data.multi_label."
+        if data.multi_label
+        else "Add images of another class, or correct data.path."
+    )
+    raise DataError(f"{where} has a single {what} ({classes[0]!r}), but a classifier needs at least two. {more}")
 
 
 def build(
@@ -176,8 +185,9 @@ def _write(
         raise _undecodable(items, seen.bad, data)
     labels = np.array([item.label for item in items], dtype=np.int64)
     of_group = groups.numbered(items)
-    strata, names = (labels, listing.classes) if listing.sets is None else multi_label.strata(listing, labels)
-    hashed = Hashed(strata, decoded.digests, decoded.files, frozenset(seen.bad), of_group)
+    strata, names = (labels, listing.classes) if listing.sets is None else multi_label.strata(listing, labels, seen.bad)
+    has = multi_label.labels_of(listing, labels)
+    hashed = Hashed(strata, decoded.digests, decoded.files, frozenset(seen.bad), of_group, has, listing.classes)
     stratified = listing._replace(classes=names)
     sides = sided(hashed, stratified, data, known)
     parts, dropped = without_copies(sides.parts, hashed, stratified, data, sealed)

@@ -181,6 +181,7 @@ def load(
     tell: Callable[[str], None] | None = None,
     known: Known | None = None,
     audited: bool = True,
+    least: int = 2,
 ) -> Dataset:
     """The data set of a configuration; decoded now unless a process of this machine has decoded it before.
 
@@ -191,6 +192,7 @@ def load(
         tell: called with a sentence where images are decoded again, and why.
         known: hashes of the images whose role an ancestor has fixed, where a split is made here.
         audited: also hash the bytes of sealed images, where that was not done before.
+        least: how many classes or labels the data must have.
 
     Raises:
         DataError: the data cannot be read (see :func:`raysweep.data.build.build`), or the cache cannot be written.
@@ -200,9 +202,10 @@ def load(
     there = (reopen(base / key(fingerprint, data, known, kind)) for kind in storing.kinds(data))
     found = next((cached for cached in there if cached is not None and cached.reading.suits(data.cache)), None)
     if found is None:
-        way = build.settled(asked(source.listing, data), data, base)
+        way = build.settled(asked(source.listing, data), data, base, least)
         folder = base / key(fingerprint, data, known, way.kind)
         found = _built(source, folder, data, way, progress, tell, known, audited)
+    build.check_classes(found.classes, data, least)
     folder = found.folder
     if audited and found.reading.seal is not None and not found.reading.seal.sha256:
         found = _sealed_now(source, folder, data)

@@ -128,6 +128,8 @@ class ManifestSource:
 
     def _label(self, line: _Line, names: list[str] | None) -> str:
         """The class of a row, or its set of labels. Raises DataError where there is none that can be read."""
+        if isinstance(line.label, DataError):
+            raise line.label
         if self.multi is None:
             return label_name(line.label, names, self._where(line))
         return multi_label.of_cell(line.label, names, self.multi, self._where(line))
@@ -207,11 +209,12 @@ class ManifestSource:
                 f"{sums[other[0]]:g}."
             )
 
-    def _voted(self, meaning: Meaning, values: Sequence[Any], table: Table, line: int) -> str | None:
-        """The class with the most votes, None where several have as many, which are counted; of several labels those with 1."""
+    def _voted(self, meaning: Meaning, values: Sequence[Any], table: Table, line: int) -> str | DataError | None:
+        """The class with the most votes, None where several have as many, which are counted; of several labels those with 1, or the
+        error, which is one where the row is used."""
         if self.multi is not None:
             flags = values[1 : 1 + len(meaning.votes)]
-            return multi_label.of_columns(meaning.votes, flags, self.multi, table.place(line))
+            return multi_label.of_columns_or_error(meaning.votes, flags, self.multi, table.place(line))
         votes = [number(v) or 0.0 for v in values[1 : 1 + len(meaning.votes)]]
         best = max(votes)
         if votes.count(best) > 1:

@@ -10,14 +10,16 @@ import ast
 import contextlib
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raysweep._text import counted, join_names, plain, short_repr
-from raysweep.data.listing import Found, Item, Listing, canonical, class_name, label_name, ordered, set_name, truth
+from raysweep._text import counted, join_names, plain, short_repr, truncate
+from raysweep.data.listing import Found, Item, Listing, Row, canonical, class_name, label_name, ordered, set_name, truth
+from raysweep.data.reading import LeftOut
 from raysweep.data.suspicious import combined, told_of_nothing
 from raysweep.errors import DataError, did_you_mean
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 SEPARATORS = ("|", ";")
 EMPTY = "(no label)"
+NOTHING = ("nan", "NaN", "None", "null", "NULL", "<NA>")  # what other programs write where there is nothing
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 
 
 def of_cell(value: Any, names: Sequence[str] | None, data: DataSection, where: object) -> str:
@@ -49,7 +53,7 @@ def of_cell(value: Any, names: Sequence[str] | None, data: DataSection, where: o
             f"{where}: the labels are {short_repr(value)}. Give a list, or texts separated by | or ;, or leave it empty where the image has "
             "no label."
         )
-    return written([_name(part, names, where) for part in value], data, where)
+    return written([_name(part, names, data, where) for part in value], data, where)
 
 
 def _parts(text: str, where: object) -> Sequence[Any]:
@@ -72,11 +76,24 @@ def _parts(text: str, where: object) -> Sequence[Any]:
     return parts
 
 
-def _name(part: Any, names: Sequence[str] | None, where: object) -> str:
+def _name(part: Any, names: Sequence[str] | None, data: DataSection, where: object) -> str:
     if isinstance(part, bool):
         raise DataError(
             f"{where}: {short_repr(part)} is no label. For a column of true and false for each class, name these columns: data.labels."
         )
+    if part is None or part == "" or (isinstance(part, float) and math.isnan(part)):
+        raise DataError(
+            f"{where}: one of the labels is empty ({short_repr(part)}). Remove it, or leave the whole cell empty where the image has no label."
+        )
+    if isinstance(part, str) and part.strip() in NOTHING and part.strip() not in (data.classes or ()):
+        raise DataError(
+            f"{where}: the label {plain(part.strip())} is what programs write where there is nothing. Leave the cell empty where the image has no "
+            "label; if it is a label of its own, name all labels with data.classes."
+        )
+    if (
+        isinstance(part, float) and part.is_integer()
+    ):  # so pandas writes whole numbers where a cell of the column is empty
+        part = int(part)
     return label_name(part, names, where)
 
 
@@ -91,6 +108,16 @@ def of_columns(columns: Sequence[str], values: Sequence[Any], data: DataSection,
             "If this is no column of a label, name the others with data.labels."
         )
     return written([class_name(c, where) for c, yes in zip(columns, flags, strict=True) if yes], data, where)
+
+
+def of_columns_or_error(
+    columns: Sequence[str], values: Sequence[Any], data: DataSection, where: object
+) -> str | DataError:
+    """As :func:`of_columns`, whose error is returned: while rows are read it is not known yet which of them are sealed."""
+    try:
+        return of_columns(columns, values, data, where)
+    except DataError as error:
+        return error
 
 
 def written(labels: Sequence[str], data: DataSection, where: object) -> str:
@@ -114,37 +141,52 @@ def listing(found: Found, data: DataSection, notes: Sequence[str]) -> Listing:
     Raises:
         DataError: no images have labels, or names that are one class or several.
     """
-    parts = (found.train, found.val, found.test)
-    every = [row.label for rows in parts for row in rows or []]
-    sets = {text: json.loads(text) for text in dict.fromkeys(every)}
+    # also one that no image has, which is then told
     named = {
-        canonical(class_name(c, data.path or "data.labels")) for c in data.labels
-    }  # also one that no image has, which is then told
+        *map(canonical, data.classes or ()),
+        *(canonical(class_name(c, data.path or "data.labels")) for c in data.labels),
+    }
+    every = [row.label for rows in (found.train, found.val) for row in rows or []]
+    sets = {text: json.loads(text) for text in dict.fromkeys([*every, *(row.label for row in found.test)])}
+    test, left_out = _known_of_test(found, sets, named | {c for text in every for c in sets[text]})
+    parts = (found.train, found.val, test)
+    sets = {text: sets[text] for text in dict.fromkeys([*every, *(row.label for row in test)])}
     classes = ordered({label for labels in sets.values() for label in labels} | {*(data.classes or ())} | named)
-    if not classes:
-        raise DataError(
-            f"{data.path}: no image has a label. Check the column of labels, or name the columns of 0 and 1: data.labels=[…]."
-        )
     _check_names(classes, data)
     position = {c: i for i, c in enumerate(classes)}
     rows = {text: tuple(position[label] for label in labels) for text, labels in sets.items()}
     numbered = {row: i for i, row in enumerate(sorted(set(rows.values())))}
-    train, val, test = (
+    train, val, sealed = (
         None if r is None else [Item(x.name, numbered[rows[x.label]], x.payload, x.group) for x in r] for r in parts
     )
     times = Counter(len(sets[text]) for text in every)
     none = f"{times[0]:,} of them {'has' if times[0] == 1 else 'have'} no label"
-    told = f"{counted(len(every), 'image')} with {len(classes)} labels, {sum(k * n for k, n in times.items()) / max(1, len(every)):.2f} each in the mean; {none}."
+    told = f"{counted(len(every), 'image')} for training and validation with {len(classes)} labels, {sum(k * n for k, n in times.items()) / max(1, len(every)):.2f} each in the mean; {none}."
     return Listing(
         classes,
         train or [],
         val,
-        found.left_out,
+        left_out,
         (*notes, told, *told_of_nothing(classes)),
-        test or [],
+        sealed or [],
         found.on_test,
         tuple(numbered),
     )
+
+
+def _known_of_test(
+    found: Found, sets: Mapping[str, Sequence[str]], known: Collection[str]
+) -> tuple[list[Row], Mapping[str, LeftOut]]:
+    """(the sealed images all of whose labels are ``known``, what is left out). The whole image is left out, as one of a class without
+    training images is: without the label its labels would be others than the data say, and a network that knows the label would
+    be wrong with it."""
+    strange = [(row.name, others) for row in found.test if (others := [c for c in sets[row.label] if c not in known])]
+    if not strange:
+        return found.test, found.left_out
+    labels = truncate(join_names(sorted({c for _, others in strange for c in others})), 300)
+    kind = f"test images with labels that no training image has ({labels})"
+    test = [row for row in found.test if all(c in known for c in sets[row.label])]
+    return test, {**found.left_out, kind: LeftOut.of(name for name, _ in strange)}
 
 
 def _check_names(classes: Sequence[str], data: DataSection) -> None:
@@ -153,6 +195,11 @@ def _check_names(classes: Sequence[str], data: DataSection) -> None:
     if alike:
         raise DataError(
             f"{where} has labels whose names differ in upper and lower case alone: {join_names(alike[0])}. Write them in the same way."
+        )
+    twice = next((c for c in classes if (m := _WHOLE.fullmatch(c)) and m[1] in classes), None)
+    if twice is not None:
+        raise DataError(
+            f"{where} has labels that are one number in two ways: {twice.split('.')[0]}, {twice}. Write them in the same way."
         )
     if data.classes is None and (several := combined(classes)):
         name, some = next(iter(several.items()))
@@ -194,12 +241,21 @@ def in_columns(labels: np.ndarray, have: Sequence[str], wanted: Sequence[str]) -
     return np.asarray(np.array([list(wanted).index(name) for name in have])[labels])
 
 
-def strata(listing: Listing, sets: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+def labels_of(listing: Listing, sets: np.ndarray) -> np.ndarray | None:
+    """bool (n, classes): the labels of each image, whose ``sets`` are int64 (n,); None of one class for each image."""
+    return None if listing.sets is None else _table(listing.sets, len(listing.classes))[sets]
+
+
+def strata(
+    listing: Listing, sets: np.ndarray, bad: Collection[int] = frozenset()
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """(the stratum of each image, int64 (n,); their names), by which a split is made: the rarest of its labels, as in iterative
-    stratification (Sechidis et al. 2011, doi 10.1007/978-3-642-23808-6_10). Strata of one image join the largest.
+    stratification (Sechidis et al. 2011, doi 10.1007/978-3-642-23808-6_10). Strata of one image join the largest, and so do those
+    that have too few images which can be read.
 
     Args:
         sets: the set of labels of each image, training images first, int64 (n,).
+        bad: the positions of those that cannot be decoded.
 
     Raises:
         DataError: a label has no training images.
@@ -211,6 +267,8 @@ def strata(listing: Listing, sets: np.ndarray) -> tuple[np.ndarray, tuple[str, .
     rarest = np.where(has.any(1), np.where(has, counts, np.iinfo(np.int64).max).argmin(1), k)
     sizes = np.bincount(rarest[:trained], minlength=k + 1)
     rarest[sizes[rarest] < 2] = sizes.argmax()
+    readable = np.bincount([c for i, c in enumerate(rarest[:trained].tolist()) if i not in bad], minlength=k + 1)
+    rarest[readable[rarest] < (2 if listing.val is None else 1)] = readable.argmax()
     there, found = np.unique(rarest, return_inverse=True)
     return found.reshape(-1), tuple([*listing.classes, EMPTY][i] for i in there)
 

@@ -200,7 +200,7 @@ class ParquetSource:
         for number, values in table.rows([*(flags or [label]), *([split] if split else [])]):
             where = table.place(number)
             value = (
-                multi_label.of_columns(flags, values[: len(flags)], self.multi, where)
+                multi_label.of_columns_or_error(flags, values[: len(flags)], self.multi, where)
                 if self.multi and flags
                 else values[0]
             )
@@ -236,6 +236,8 @@ class ParquetSource:
             number = i - start
             if i in needed:
                 try:
+                    if isinstance(labels[i], DataError):
+                        raise labels[i]
                     if self.multi is None:
                         label = label_name(labels[i], names, table.place(number))
                     else:

@@ -56,14 +56,21 @@ class Shown:
             yield from part.blocks(size)
 
 
-def load(section: DataSection, folder: Path, progress: Progress) -> Dataset:
+def load(section: DataSection, folder: Path, progress: Progress, least: int = 2) -> Dataset:
     """The training and validation images of these settings, decoded unless they were before.
+
+    Args:
+        least: how many classes or labels they must have.
 
     Raises:
         DataError: they cannot be read.
     """
     return cache.load(
-        section, folder, lambda done, total: progress(Decoding(done, total)), lambda text: progress(Note(text))
+        section,
+        folder,
+        lambda done, total: progress(Decoding(done, total)),
+        lambda text: progress(Note(text)),
+        least=least,
     )
 
 
@@ -118,6 +125,7 @@ def sealed(
         sealed=True,
         groups=found.groups,
         undecodable=tuple(Undecodable(u.name, u.reason) for u in found.undecodable),
+        notes=_lacking(found.labels, found.classes, classes),
     )
 
 
@@ -136,6 +144,7 @@ def _shown(split: str, data: Dataset, parts: list[tuple[str, Images]], classes: 
         sealed=split == ALL,
         groups=np.concatenate(of_groups) if len(of_groups) == len(parts) else None,
         undecodable=undecodable,
+        notes=_lacking(labels, data.classes, classes),
     )
 
 
@@ -167,6 +176,19 @@ def renumbered(labels: np.ndarray, mine: Sequence[str], theirs: Sequence[str]) -
     found = np.zeros((len(labels), len(theirs)), dtype=bool)
     found[:, numbers] = labels
     return found
+
+
+def _lacking(labels: np.ndarray, mine: Sequence[str], theirs: Sequence[str]) -> tuple[str, ...]:
+    """What is to be said of labels that a network knows (``theirs``) and the data do not have: they count as absent everywhere."""
+    there = {canonical(name) for name in mine}
+    lacking = [name for name in theirs if canonical(name) not in there]
+    if labels.ndim == 1 or not lacking:
+        return ()
+    several = len(lacking) > 1
+    return (
+        f"The data lack the label{'s' * several} {join_names(lacking)}: every image counts as one without {'them' if several else 'it'}. Where that "
+        "is not so, accuracy, log-loss and Brier score say nothing, and numbers of each label only of the labels that are there.",
+    )
 
 
 def digests(data: Dataset, split: str) -> np.ndarray:

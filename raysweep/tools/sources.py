@@ -142,17 +142,18 @@ def _other(
             f"{error} But {network.source} was trained for one class for each image, and can only be evaluated on images that have one."
         ) from None
     where = settings.data.path or settings.data.source
+    least = 1 if network.multi_label else 2  # a label alone is a question of its own
     notes = []
     if split == TEST and listing.test:
         found = shown.sealed(settings.data, folder, (side, channels), network.classes, None, progress)
     elif split == TEST and listing.val is None:
-        data = shown.load(settings.data, folder, progress)
+        data = shown.load(settings.data, folder, progress, least)
         found = shown.whole(data, network.classes)
         notes.append(f"{where} has no splits, so all of its images are evaluated.")
     elif split == TEST:
         raise DataError(_none(where))
     else:
-        found = shown.validation(shown.load(settings.data, folder, progress), network.classes)
+        found = shown.validation(shown.load(settings.data, folder, progress, least), network.classes)
     trained = "it was not trained here" if own is None else shown.trained_on(own.data, cache_dir(own, root), progress)
     if isinstance(trained, str):
         notes.append(

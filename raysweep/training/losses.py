@@ -35,7 +35,7 @@ from torch.nn import functional
 from raysweep.config.treatment import LossSection
 from raysweep.errors import WeightsError
 from raysweep.label_sets import images_in
-from raysweep.weights import SamplingWeights
+from raysweep.weights import SamplingWeights, check_classes, spelled
 from raysweep.weights_by_rule import Wanted
 
 
@@ -163,10 +163,27 @@ def label_weights(section: LossSection, counts: Mapping[str, int]) -> list[float
     Raises:
         WeightsError: they do not fit the labels, or all are 0.
     """
-    given = section.weights if section.weights is not None else "balanced"
-    if isinstance(given, str):
-        return [images_in(counts) / n - 1 if n else 1.0 for n in counts.values()]
+    wanted = Wanted(section.weights if section.weights is not None else "balanced")
+    if isinstance(wanted.given, str):  # a label that all images have, or none, has nothing to be balanced with
+        images = images_in(counts)
+        return [images / n - 1 if 0 < n < images else 1.0 for n in counts.values()]
+    if (rule := wanted.rule(SamplingWeights.complete({}, tuple(counts)))) is not None:
+        raise WeightsError(
+            f"loss.weights has the rule {rule}. Where an image has several labels, give balanced, or a number for each label, such as {{mass: 3}}."
+        )
+    given = _of_classes(wanted.given, counts)
+    if set(given) >= set(counts) and not any(given.values()):
+        raise WeightsError(
+            "loss.weights are 0 for every label, so that none could be learned. Give at least one label a weight above zero."
+        )
     return list(SamplingWeights.complete(given, tuple(counts)).values)
+
+
+def _of_classes(given: Mapping[str, float], counts: Mapping[str, int]) -> Mapping[str, float]:
+    """The weights as the classes are spelled. Raises WeightsError where one names no class."""
+    found = spelled(given, tuple(counts))
+    check_classes(found, tuple(counts), "The loss weights (loss.weights) name")
+    return found
 
 
 def of_epoch(
@@ -211,7 +228,9 @@ def class_weights(section: LossSection, shares: Mapping[str, float], counts: Map
         WeightsError: they do not fit the classes, or no class that is shown has one above zero.
     """
     wanted = Wanted(section.weights if section.weights is not None else "balanced")
-    named = wanted.given if isinstance(wanted.given, Mapping) else {}
+    named: Mapping[str, float] = {}
+    if isinstance(wanted.given, Mapping) and wanted.rule(SamplingWeights.complete({}, tuple(counts))) is None:
+        named = _of_classes(wanted.given, counts)
     all_zero = set(named) >= set(counts) and not any(named.values())
     given = wanted.resolve(SamplingWeights.complete({}, tuple(counts)), counts).as_dict() if not all_zero else {}
     mean = sum(shares[c] * w for c, w in given.items())

@@ -51,6 +51,8 @@ def section(path, **options):
         (["b", "a", "a"], ["a", "b"]),
         ('["it\'s", "b"]', ["b", "it's"]),
         (3, ["3"]),
+        (3.0, ["3"]),  # as pandas writes whole numbers beside an empty cell
+        ([1, 1.0, 2.5], ["1", "2.5"]),
     ],
 )
 def test_a_cell_is_read(cell, labels):
@@ -58,15 +60,41 @@ def test_a_cell_is_read(cell, labels):
 
 
 @pytest.mark.parametrize(
-    "cell", ["a||b", "a|", "a|b;c", "[a, b]", '["a", ["b"]]', {"a": 1}, [True], True, "[1", ["a", ""]]
+    "cell",
+    [
+        "a||b",
+        "a|",
+        "a|b;c",
+        "[a, b]",
+        '["a", ["b"]]',
+        {"a": 1},
+        [True],
+        True,
+        "[1",
+        ["a", ""],
+        ["a", None],
+        ["a", float("nan")],
+        "nan",
+        "None",
+        "a|NaN",
+        ["a", "null"],
+        "<NA>",
+    ],
 )
 def test_a_cell_that_cannot_be_read_is_an_error_that_names_its_place(cell):
-    with pytest.raises(DataError, match=r"list\.csv, line 7"):
+    with pytest.raises(DataError, match=r"list\.csv, line 7") as error:
         multi_label.of_cell(cell, None, SECTION, "list.csv, line 7")
+    assert "multi_label" not in str(error.value)  # which is set already
+
+
+def test_a_word_for_nothing_is_a_label_where_the_user_names_it():
+    named = section("list.csv", classes=["None", "a"])
+    assert json.loads(multi_label.of_cell("a|None", None, named, "here")) == ["None", "a"]
 
 
 def test_numbers_have_the_names_that_the_table_says():
     assert json.loads(multi_label.of_cell([1, 0], ["cat", "dog"], SECTION, "here")) == ["cat", "dog"]
+    assert json.loads(multi_label.of_cell([1.0], ["cat", "dog"], SECTION, "here")) == ["dog"]
     with pytest.raises(DataError, match="label 2 is not one of 0 to 1"):
         multi_label.of_cell([2], ["cat", "dog"], SECTION, "here")
 
@@ -218,6 +246,7 @@ def test_test_images_stay_sealed_and_are_opened_with_their_labels(tmp_path):
         ([("0.png", "a|b"), ("1.png", "a, b")], ("path", "labels"), {}, r"label a, b seems to be several at once"),
         ([("0.png", "a|b"), ("1.png", "A")], ("path", "labels"), {}, r"upper and lower case alone"),
         ([("0.png", "a"), ("1.png", "a")], ("path", "labels"), {}, r"single label"),
+        ([("0.png", "1|2"), ("1.png", "1.0")], ("path", "labels"), {}, r"one number in two ways: 1, 1\.0"),
         ([("0.png", "a|b"), ("1.png", "a")], ("path", "labels"), {"labels": ["a", "c"]}, r"no column 'a'"),
         ([("0.png", "a", "train"), ("1.png", "b", "val")], ("path", "labels", "split"), {}, r"no training images with the label b"),
     ],
@@ -443,3 +472,69 @@ def test_a_folder_without_a_table_is_told_what_is_read(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"no table of labels\. Images with several labels are read from a table"):
         cache.load(section(tmp_path), tmp_path / "cache")
+
+
+SEALED = [("x.png", -1, 0, 1, "test"), ("y.png", 1, "", 0, "test"), ("z.png", 1, 1, 0, "test")]
+
+
+def test_sealed_rows_that_cannot_be_read_are_left_out_whatever_says_the_labels(tmp_path):
+    """In columns of 0 and 1 as in lists, in a table of paths as in Parquet with the images inside."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        (name, *(int(c in text) for c in "abc"), "train" if i % 7 else "val") for i, (name, text) in enumerate(ROWS)
+    ]
+    table = write(tmp_path / "one", [*rows, *SEALED], ("path", "a", "b", "c", "split"))
+    every = [*rows, *(tuple(None if v in (-1, "") else v for v in row) for row in SEALED)]
+    columns = {c: [row[i] for row in every] for i, c in enumerate(("path", "a", "b", "c", "split"))}
+    pq.write_table(pa.table(columns), tmp_path / "one" / "list.parquet")
+    images = [(tmp_path / "one" / name).read_bytes() for name in columns.pop("path")]
+    pq.write_table(pa.table({"image": images, **columns}), tmp_path / "in.parquet")
+    listed = [(row[0], "|".join(c for c, yes in zip("abc", row[1:4], strict=True) if yes), row[4]) for row in rows]
+    listed += [("x.png", "a||c", "test"), ("y.png", "a|", "test"), ("z.png", "a|b", "test")]
+    write(tmp_path / "one" / "lists", listed, ("path", "labels", "split"))
+    lists = section(tmp_path / "one" / "lists" / "list.csv")
+    named = [
+        section(p, labels=["a", "b", "c"]) for p in (table, tmp_path / "one" / "list.parquet", tmp_path / "in.parquet")
+    ]
+    seals = set()
+    for asked in (lists, *named):
+        found = cache.load(asked, tmp_path / "cache")
+        assert sum(w.count for kind, w in found.reading.left_out.items() if "without" in kind) == 2
+        seals.add((found.reading.seal.images, found.reading.seal.sha256))
+        assert sealed.open_sealed(asked, tmp_path / "cache", form=(8, 1)).labels.tolist() == [[True, True, False]]
+    assert len(seals) == 1
+    wrong = write(tmp_path / "two", [*rows, ("w.png", -1, 0, 1, "train")], ("path", "a", "b", "c", "split"))
+    with pytest.raises(DataError, match=r"line 62: the column a has '-1'"):
+        cache.load(section(wrong, labels=["a", "b", "c"]), tmp_path / "cache")
+
+
+def test_test_images_with_a_label_that_nothing_is_trained_on_are_left_out_and_counted(tmp_path):
+    """As test images of classes without training images are elsewhere. The hash is of those that are scored."""
+    rows = [(name, text, "test" if i % 4 == 3 else "train") for i, (name, text) in enumerate(ROWS)]
+    strange = [
+        (f"{i}.png", f"{text}|z".strip("|"), role) if i in (3, 7) else (f"{i}.png", text, role)
+        for i, (_, text, role) in enumerate(rows)
+    ]
+    head = ("path", "labels", "split")
+    found = cache.load(one := section(write(tmp_path / "one", strange, head)), tmp_path / "cache")
+    assert found.classes == ("a", "b", "c")
+    (line,) = [line for line in found.reading.lines() if "Left out" in line]
+    assert line.startswith("Left out: 2 test images with labels that no training image has (z) (")
+    opened = sealed.open_sealed(one, tmp_path / "cache", form=(8, 1), recorded=found.reading.seal.sha256)
+    assert opened.count == found.reading.seal.images == 13
+    flags = [(name, *(int(c in text.split("|")) for c in "abcz"), role) for name, text, role in strange]
+    table = section(write(tmp_path / "three", flags, ("path", *"abcz", "split")), labels=list("abcz"))
+    with pytest.raises(DataError, match="no training images with the label z"):  # whoever names it wants it trained
+        cache.load(table, tmp_path / "cache")
+
+
+def test_what_is_told_of_labels_is_not_read_from_sealed_images(tmp_path):
+    rows = [(name, text, "test" if i % 4 == 3 else "train") for i, (name, text) in enumerate(ROWS)]
+    used = [text.split("|") if text else [] for _, text, role in rows if role == "train"]
+    found = cache.load(section(write(tmp_path, rows, ("path", "labels", "split"))), tmp_path / "cache")
+    (line,) = [line for line in found.reading.lines() if "in the mean" in line]
+    assert f"{len(used)} images for training and validation with 3 labels" in line
+    assert f"{sum(map(len, used)) / len(used):.2f} each" in line
+    assert f"{used.count([])} of them have no label" in line

@@ -9,6 +9,7 @@ import pytest
 
 import raysweep
 from raysweep.config.treatment import LossSection
+from raysweep.errors import WeightsError
 from raysweep.launch import resume as resuming
 from raysweep.report import predictions
 from raysweep.store import checkpoint, lineage
@@ -146,6 +147,32 @@ def test_balanced_weights_are_the_ratio_of_images_without_and_with_a_label():
 
     counts = LabelCounts.of("ab", {("a",): 10, ("a", "b"): 10, (): 20})
     assert losses.label_weights(LossSection(kind="class_weights"), counts) == [1.0, 3.0]
+    every = LabelCounts.of("abc", {("a",): 10, ("a", "b"): 10})  # all images have a, and a gradient
+    assert losses.label_weights(LossSection(kind="class_weights"), every) == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"power": 0.5}, r"^loss\.weights has the rule power 0\.5\. .*give balanced, or a number"),
+        ({"nine": 2.0}, r"^The loss weights \(loss\.weights\) name class 'nine'"),
+        ({"a": 0, "b": 0.0}, r"^loss\.weights are 0 for every label"),
+    ],
+)
+def test_weights_of_a_loss_that_cannot_be_are_called_the_losss(weights, message):
+    from raysweep.label_sets import LabelCounts
+    from raysweep.training import losses
+
+    counts = LabelCounts.of("ab", {("a",): 10, ("a", "b"): 10})
+    with pytest.raises(WeightsError, match=message):
+        losses.label_weights(LossSection(kind="class_weights", weights=weights), counts)
+    if "power" not in weights:
+        with pytest.raises(WeightsError, match=message.replace("label", "class")):
+            losses.class_weights(LossSection(kind="class_weights", weights=weights), {"a": 0.5, "b": 0.5}, counts)
+    if "nine" in weights:  # a label may be called power
+        named = LabelCounts.of(("power", "b"), {("power",): 10, ("b",): 10})
+        section = LossSection(kind="class_weights", weights={"power": 0.5})
+        assert losses.label_weights(section, named) == [0.5, 1.0]
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])

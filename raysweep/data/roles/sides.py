@@ -24,18 +24,25 @@ _NONE_LEFT = (
     "trained on says nothing about it. Keep the parent's data.val, or add new images."
 )
 _ALL_TOGETHER = "no image can be set aside for validation: each has an equal one, or all are of one group. Add images, or check data.group."
+_ALL_NEEDED = (
+    "no image can be set aside for validation: each has an equal one, or is the only one with one of its labels, or all are of one group. Add "
+    "images, or check data.group."
+)
 
 
 @dataclass(frozen=True)
 class Hashed:
     """Images in the source's order: ``labels`` int64 (n,), hashes S32 (n,) of their pixels and of their bytes, the positions of those that
-    cannot be decoded, and the group of each, int64 (n,)."""
+    cannot be decoded, and the group of each, int64 (n,). Where an image has several labels, ``labels`` are the strata that stand for them, ``has``
+    bool (n, names) is which it has, and ``names`` are theirs."""
 
     labels: np.ndarray
     digests: np.ndarray
     files: np.ndarray
     bad: frozenset[int]
     groups: np.ndarray | None
+    has: np.ndarray | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,15 +93,16 @@ def _parts(
     good = np.array([i for i in range(len(labels)) if i not in images.bad], dtype=np.int64)
     order = good[np.lexsort((images.digests[good], labels[good]))]
     if listing.val is None:
-        _check_classes(listing.classes, labels[order], "readable")
+        _check_classes(listing.classes, images, order, "readable")
         fixed = None if known is None else known.among(images.digests)
-        parts = split.own_split(order, labels, data, listing.classes, images.digests, images.groups, fixed)
-        _check_classes(listing.classes, labels[parts["train"]], "training")
+        parts = _own_split(order, images, listing, data, fixed)
+        _check_classes(listing.classes, images, parts["train"], "training")
         if len(parts["val"]) == 0:
-            raise DataError(_NONE_LEFT if fixed is not None else f"{data.path or data.source}: {_ALL_TOGETHER}")
+            together = _ALL_TOGETHER if images.has is None else _ALL_NEEDED
+            raise DataError(_NONE_LEFT if fixed is not None else f"{data.path or data.source}: {together}")
         return parts, nothing
     parts = {"train": order[order < len(listing.train)], "val": order[order >= len(listing.train)]}
-    _check_classes(listing.classes, labels[parts["train"]], "training")
+    _check_classes(listing.classes, images, parts["train"], "training")
     if len(parts["val"]) == 0:
         raise DataError(
             f"{data.path} has no validation images. Add some, or remove the split; raysweep then makes one itself."
@@ -106,6 +114,42 @@ def _parts(
     drawn = [c[permutation(len(c), (data.split_seed, i))] for i in range(len(takes)) for c in [val[labels[val] == i]]]
     kept = np.isin(val, np.concatenate([c[:take] for c, take in zip(drawn, takes, strict=True)]))
     return {"train": parts["train"], "val": val[kept]}, val[~kept]
+
+
+def _own_split(
+    order: np.ndarray, images: Hashed, listing: Listing, data: DataSection, fixed: Fixed | None
+) -> dict[str, np.ndarray]:
+    """A split made here. Where it would take all images of a label, one of them is kept for training, the first in ``order``, and the
+    split is made anew around it.
+
+    Raises:
+        DataError: a class cannot be split, or an ancestor was validated on all images of a label.
+    """
+    if images.has is not None and len(order) == 1:
+        raise DataError(f"{data.path} has a single readable image, which cannot be split. Add images.")
+
+    def made(fixed: Fixed | None) -> dict[str, np.ndarray]:
+        return split.own_split(order, images.labels, data, listing.classes, images.digests, images.groups, fixed)
+
+    parts, has = made(fixed), images.has
+    if has is None:
+        return parts
+    nobody = np.zeros(len(images.labels), dtype=bool)
+    val = nobody if fixed is None else fixed.val
+    kept = nobody.copy() if fixed is None else fixed.train.copy()
+    while len(lacking := np.flatnonzero(~has[parts["train"]].any(0))):
+        free = parts["val"][~(val | kept)[parts["val"]]]
+        for label in lacking:
+            images_of = free[has[free, label]]
+            if not len(images_of):
+                raise DataError(
+                    f"There are no training images with the label {join_names([images.names[label]])}: an ancestor was validated on all of "
+                    "them, or on images of their groups, which is not for training. Add new ones, or keep the parent's data."
+                )
+            if not kept[images_of].any():
+                kept[images_of[0]] = True
+        parts = made(Fixed(kept, val))
+    return parts
 
 
 def _prior(
@@ -148,14 +192,18 @@ def without_copies(
         left = {"train": train, "val": val[~in_val]}
     else:
         return parts, 0
-    _check_classes(listing.classes, images.labels[left["train"]], "training")
+    _check_classes(listing.classes, images, left["train"], "training")
     return left, len(train) + len(val) - len(left["train"]) - len(left["val"])
 
 
-def _check_classes(classes: tuple[str, ...], labels: np.ndarray, what: str) -> None:
-    counts = np.bincount(labels, minlength=len(classes))
+def _check_classes(classes: tuple[str, ...], images: Hashed, index: np.ndarray, what: str) -> None:
+    """Raises DataError where a class, or one of several labels, has none of the images at ``index``."""
+    if images.has is None:
+        counts, of = np.bincount(images.labels[index], minlength=len(classes)), "of class"
+    else:  # a stratum may be empty while its label is not
+        classes, counts, of = images.names, images.has[index].sum(0), "with the label"
     empty = [c for c, n in zip(classes, counts, strict=True) if n == 0]
     if empty:
         raise DataError(
-            f"There are no {what} images of class {join_names(empty)}. Add some, or remove the class from the data."
+            f"There are no {what} images {of} {join_names(empty)}. Add some, or remove the {of.split()[-1]} from the data."
         )

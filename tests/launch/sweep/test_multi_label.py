@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from raysweep.config import grid as grids
-from raysweep.errors import ConfigError, InputError, WeightsError
+from raysweep.errors import ConfigError, DataError, InputError, WeightsError
 from raysweep.plan import sweep as sweep_plan
 from raysweep.plan.types import SweepRequest
 from raysweep.store import layout
@@ -97,6 +97,7 @@ def test_evaluate_looks_at_the_sealed_images_of_the_winner(made, capsys):
     assert found["format_version"] == 2
     assert found["gain"]["metric"] == "mAP"
     assert (found["images"], found["look"]) == (40, 1)
+    assert not [note for note in found["notes"] if "lack the label" in note]
     arm = found["arms"][0]
     assert set(arm["overall"]) >= {"mAP", "accuracy", "log_loss"}
     there, predicted = (np.array(arm[key]) for key in ("together", "predicted_together"))
@@ -113,6 +114,48 @@ def test_evaluate_looks_at_the_sealed_images_of_the_winner(made, capsys):
             assert not half or float(half) <= float(value) <= 100 - float(half), cell
     assert "100.0)" in told
     assert os.path.exists(os.path.join(found["folder"], "confusion_matrix.png"))
+
+
+def evaluated(made, folder, told, images=20):
+    """The parent on other images, with the table that ``told`` makes of their labels: (the result, the table, the labels of each)."""
+    from raysweep.tools import evaluate
+
+    table = draw(folder, images, seed=5)
+    with open(table) as file:
+        rows = [(row["path"], row["labels"].split("|")) for row in csv.DictReader(file)]
+    with open(table, "w", newline="") as file:
+        csv.writer(file).writerows(told(rows))
+    over = {"data": {"path": str(table)}}
+    return evaluate.evaluate(made[0], made[1].id, overrides=over), table, [labels for _, labels in rows]
+
+
+def test_labels_that_other_data_lack_are_named_with_what_they_move(made, tmp_path):
+    columns = LABELS[:2]
+    found, _, labels = evaluated(
+        made,
+        tmp_path / "other",
+        lambda rows: [["path", *columns], *([p, *(int(c in has) for c in columns)] for p, has in rows)],
+    )
+    (note,) = [note for note in found.notes if "lack the label star" in note]
+    assert "accuracy" in note
+    assert found.counts == {c: sum(c in has for has in labels) for c in columns} | {"star": 0}
+
+
+def test_data_with_one_of_the_labels_can_be_evaluated_and_not_trained_on(made, tmp_path):
+    from raysweep.config.settings import DataSection
+    from raysweep.data import cache
+
+    found, table, labels = evaluated(
+        made, tmp_path / "other", lambda rows: [["path", "labels"], *([p, "disc" * ("disc" in has)] for p, has in rows)]
+    )
+    assert found.counts == {"disc": sum("disc" in has for has in labels), "ring": 0, "star": 0}
+    assert [note for note in found.notes if "lack the labels ring, star" in note]
+    data = DataSection(path=str(table), multi_label=True, image_size=12, channels=1)
+    cache.load(data, tmp_path / "cache", least=1)
+    with pytest.raises(DataError, match="a single label"):  # what an evaluation has decoded is refused, too
+        cache.load(data, tmp_path / "cache")
+    with pytest.raises(DataError, match="no image has a label"):
+        evaluated(made, tmp_path / "none", lambda rows: [["path", "labels"], *([p, ""] for p, _ in rows)])
 
 
 def test_predictions_and_exports_are_of_sigmoids(made, tmp_path, capsys):

@@ -13,6 +13,7 @@ from raysweep.cli.consent import consent
 from raysweep.cli.options import Classes, RootOption, TrustOption
 from raysweep.display.tables import table
 from raysweep.display.terminal import put_json, say, split_classes
+from raysweep.label_sets import MAP
 
 if TYPE_CHECKING:
     from raysweep.report.evaluation import Evaluation, Gain, Moved
@@ -91,12 +92,14 @@ def _show(found: Evaluation) -> None:
     for arm in found.arms:
         name = f"{plain(arm.name)}, " if several else ""
         seeds = f", mean of {arm.networks} seeds" if arm.networks > 1 else ""
-        title = f"{name}{counted(found.images, IMAGES[found.split])}{seeds}; ± half of a 95 % interval"
+        title = f"{name}{counted(found.images, IMAGES[found.split])}{seeds}; ± half of a 95 % interval, or its ends where 0 or 100 cuts it off"
         shown = {m: e for m, e in arm.overall.items() if arm.together is None or m != "ece"}
-        rows = [[NAMES[m], *_value(m, e), *_ends(m, e)] for m, e in shown.items()]
+        rows = [[NAMES[m], *(c if c[:1] != "(" else "" for c in _value(m, e)), *_ends(m, e)] for m, e in shown.items()]
         table(title, [(f"{name}over all classes", "l"), ("value", "r"), ("±", "r"), ("from", "r"), ("to", "r")], rows)
         _classes(found, arm, name)
         if arm.together is not None:
+            if text := _widest(found, arm):
+                say(plain(text))
             continue
         say(
             f"By luck alone a calibrated network would show a calibration error of {100 * arm.ece_by_luck:.1f} points on so many "
@@ -105,6 +108,23 @@ def _show(found: Evaluation) -> None:
     for line in _lines(found):
         say(plain(line))
     say(f"Written to {plain(found.folder)}")
+
+
+def _widest(found: Evaluation, arm: Estimated) -> str:
+    """Which label alone makes most of the interval of mAP, the mean over the labels that have images; empty where none does."""
+    there = {c: of["ap"] for c, of in zip(found.classes, arm.of_class, strict=True) if found.counts[c]}
+    parts = {c: _half(e) / len(there) for c, e in there.items()}
+    whole = _half(arm.overall[MAP])
+    c = max(parts, key=lambda c: parts[c], default=None)
+    if c is None or not whole > 0.02 or not parts[c] > 0.8 * whole:  # NaN is neither
+        return ""
+    of = counted(found.counts[c], "image")
+    return f"{c} ({of}) alone makes ±{100 * min(parts[c], whole):.1f} of the ±{100 * whole:.1f} points of {MAP}."
+
+
+def _half(e: Estimate) -> float:
+    """Half of an interval, also of one that 0 or 1 cuts off on one side."""
+    return max(e.high - e.value, e.value - e.low)
 
 
 def _classes(found: Evaluation, arm: Estimated, name: str) -> None:
@@ -125,12 +145,17 @@ def _form(metric: str) -> tuple[float, str]:
 
 
 def _value(metric: str, e: Estimate) -> list[str]:
-    """A number and half of its interval, in points where it is a share; empty where nothing is known."""
+    """A number and half of its interval, in points where it is a share; empty where nothing is known. An interval that 0 or 1 cuts off
+    has no half, and its ends stand there instead."""
     if math.isnan(e.value):
         return ["", ""]
-    half = max(e.high - e.value, e.value - e.low)  # the interval of a share ends at 0 and 1
     factor, form = _form(metric)
-    return [format(factor * e.value, form), "" if math.isnan(half) else f"±{factor * half:{form}}"]
+    value, (low, high) = format(factor * e.value, form), _ends(metric, e)
+    if not low:
+        return [value, ""]
+    above, below = e.high - e.value, e.value - e.low
+    even = math.isclose(above, below, abs_tol=1e-9)
+    return [value, f"±{factor * above:{form}}" if even else f"({low} … {high})"]
 
 
 def _ends(metric: str, e: Estimate) -> list[str]:

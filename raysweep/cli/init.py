@@ -77,8 +77,9 @@ def _look(data: str, overrides: list[str], root: str) -> Seen:
     from raysweep.config.starter import Seen
     from raysweep.data import cache, sizes
     from raysweep.display.run import RunDisplay
+    from raysweep.errors import DataError
     from raysweep.events import Decoding
-    from raysweep.label_sets import not_built
+    from raysweep.label_sets import SAY_SEVERAL, not_built
     from raysweep.plan.experiment import cache_dir
 
     path = Path(data).expanduser()
@@ -89,9 +90,16 @@ def _look(data: str, overrides: list[str], root: str) -> Seen:
     settings = load_config.validate(values, "the command line")
     if settings.data.multi_label:
         raise not_built("`raysweep init`", "Train with `raysweep run data.path=LIST data.multi_label=true`.")
-    with RunDisplay() as display:
-        place = cache_dir(settings, Root.open(root, look=False))
-        found = cache.load(settings.data, place, lambda done, total: display(Decoding(done, total)), say)
+    try:
+        with RunDisplay() as display:
+            place = cache_dir(settings, Root.open(root, look=False))
+            found = cache.load(settings.data, place, lambda done, total: display(Decoding(done, total)), say)
+    except DataError as error:
+        if SAY_SEVERAL not in str(error):
+            raise
+        raise DataError(
+            f"{error} `raysweep init` knows one class for each image; with several labels begin with `raysweep run`."
+        ) from None
 
     def of_each(labels: np.ndarray) -> dict[str, int]:
         return dict(zip(found.classes, np.bincount(labels, minlength=len(found.classes)).tolist(), strict=True))

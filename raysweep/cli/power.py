@@ -119,27 +119,25 @@ def _rows(found: Comparison, difference: float) -> list[Row]:
     from raysweep.report import needed
     from raysweep.report.effects import ALL, LEARNED
 
-    worst: dict[tuple[str, str], Effect] = {}
+    each: dict[tuple[str, str], list[Effect]] = {}
     for e in found.effects:
-        key = (e.target, e.metric)
-        if math.isnan(e.finding.images) or (e.metric not in NAMES if e.target == ALL else e.metric != LEARNED):
-            continue
-        if key not in worst or e.finding.images > worst[key].finding.images:
-            worst[key] = e
+        if e.metric in NAMES if e.target == ALL else e.metric == LEARNED:
+            each.setdefault((e.target, e.metric), []).append(e)
     rows = []
-    for (target, metric), e in worst.items():
-        takes = needed.of_effect(found, e, difference)
-        if takes is None:
+    for (target, metric), of_branches in each.items():
+        most = needed.hardest(of_branches)
+        takes = None if most is None else needed.of_effect(found, most, difference)
+        if most is None or takes is None:
             continue
-        tested = not math.isnan(e.smallest)
+        tested = not math.isnan(most.smallest)
         rows.append(
             Row(
                 target,
                 NAMES[metric],
-                e.smallest if tested else None,
+                most.smallest if tested else None,
                 takes.seeds,
                 None if math.isinf(takes.images) else takes.images,
-                "" if tested else e.label,
+                "" if tested else most.label,
             )
         )
     return rows

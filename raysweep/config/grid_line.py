@@ -20,7 +20,8 @@ _EXAMPLE = "such as --grid 'disgust=3,5 fear=2'"
 
 def parse(text: str) -> Grid:
     """The grid that a line means. Each word is ``CLASS=weights``, ``SETTING=values``, the name of a rule, or ``seeds=``, ``epochs=``,
-    ``control_seeds=``, ``fork=restart``; lists are separated by commas. A name with a space, comma or equals sign needs a grid file.
+    ``control_seeds=``, ``fork=restart``; lists are separated by commas. A name with a space stands in quotation marks;
+    one with a comma or equals sign needs a grid file.
 
     >>> parse("disgust=3,5 fear=35% balanced").weights
     {'disgust': [3.0, 5.0], 'fear': ['35%']}
@@ -47,7 +48,7 @@ def _add(values: Nested, word: str) -> None:
     if not name or not equals or not all(given):
         raise ConfigError(
             f"--grid: {short_repr(word)} cannot be read. Give CLASS=WEIGHT,WEIGHT or SETTING=VALUE,VALUE or a rule ({', '.join(NAMES)}), "
-            f"{_EXAMPLE}."
+            f"{_EXAMPLE}. Put a name with spaces in quotation marks: '\"small dot\"=4'."
         )
     section, key, found = _place(name, given)
     known = values.setdefault(section, {}) if key else values

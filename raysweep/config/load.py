@@ -183,6 +183,13 @@ def _from_yaml(item: str, value: str) -> Nested:
     try:
         nested = OmegaConf.to_container(OmegaConf.from_dotlist([item]), resolve=False)
     except (OmegaConfBaseException, YAMLError, ValueError, AttributeError, RecursionError) as error:
+        key = item.partition("=")[0].strip()
+        if (
+            "." in key and not isinstance(error, RecursionError) and _annotation_of(key) is None
+        ):  # it is not the value that is wrong
+            raise ConfigError(
+                f"{short_repr(key)} is no option.{did_you_mean(key, option_names())} `raysweep run --dry-run --show-config` shows all."
+            ) from None
         raise _unreadable(item, error) from None
     assert isinstance(nested, dict)
     return {str(k): v for k, v in nested.items()}

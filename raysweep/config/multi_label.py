@@ -22,7 +22,7 @@ LABELS: list[str] = Field(
 )
 BEST = (MAP, "macro_f1", "val_acc")  # metrics that decide which epoch is the best
 SELECT = (MAP, "macro_f1", "accuracy")  # by which a branch is chosen
-NOT_WITH_DATA = ("folds", "rename", "drop", "level", "min_val")  # options of data that are for one class for each image
+NOT_WITH_DATA = ("folds", "level", "min_val")  # options of data that are for one class for each image
 LOSSES = ("cross_entropy", "class_weights", "focal")  # that have a binary form
 
 
@@ -31,20 +31,41 @@ def check_data(data: Any) -> None:
     imports this one."""
     labels, source = data.labels, data.source
     twice = ["data.columns.label"] if labels and data.columns is not None and data.columns.label else []
+    if data.drop or data.rename:
+        raise ValueError(
+            f"{'drop' if data.drop else 'rename'} is for one class for each image, and not built for data.multi_label. Change the labels in the "
+            "table; where one means that an image has none, such as No Finding, write an empty cell"
+        )
     _refuse([f"data.{name}" for name in NOT_WITH_DATA if getattr(data, name)] + twice)
     if source in ("faces", "digits", "folder", "tar") or source.startswith("python:"):
         raise ValueError(
             f"source: {source} has one class for each image; several labels are read from a table (.csv, .tsv, .jsonl or .parquet)"
         )
     if len(set(labels)) != len(labels) or len(labels) == 1:
-        raise ValueError(f"labels names {join_names(labels)}; give two columns or more, each once")
+        raise ValueError(
+            f"labels names {join_names(labels)}; give two columns or more, each once; a single yes or no is two classes, whose column "
+            "data.columns.label names"
+        )
+
+
+def asked_for(data: Any) -> bool:
+    """Whether the section ``data``, as it is written, says that an image has several labels: also by a text that stands for yes."""
+    if not isinstance(data, dict):
+        return False
+    return bool(data.get("labels")) or str(data.get("multi_label")).strip().lower() in (
+        "true",
+        "1",
+        "yes",
+        "on",
+        "t",
+        "y",
+    )
 
 
 def with_best_metric(values: Nested) -> Nested:
     """The configuration as it is written, with the metric of several labels where none is given."""
     data, training = values.get("data"), values.get("training", {})
-    several = isinstance(data, dict) and (data.get("labels") or data.get("multi_label") is True)
-    if not several or not isinstance(training, dict):
+    if not asked_for(data) or not isinstance(training, dict):
         return values
     return {**values, "training": {"best_metric": MAP, **training}}
 

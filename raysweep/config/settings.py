@@ -206,7 +206,7 @@ class DataSection(Section):
     @classmethod
     def _several_labels(cls, values: Any) -> Any:
         """Named columns mean several labels, of which a split keeps the shares as they are."""
-        if not isinstance(values, dict) or not (values.get("labels") or values.get("multi_label") is True):
+        if not several.asked_for(values):
             return values
         return {"multi_label": True, "min_val": 0, **values}
 

@@ -123,11 +123,15 @@ def check_classes(classes: Sequence[str], data: DataSection, least: int = 2) -> 
         return
     what, where = "label" if data.multi_label else "class", data.path or data.source
     if not classes:
-        raise DataError(f"{where}: no image has a {what}. Give some images one, or correct data.path.")
-    raise DataError(
-        f"{where} has a single {what} ({classes[0]!r}), but a classifier needs at least two. "
-        f"Add images of another {what}, or correct data.path."
+        raise DataError(
+            f"{where}: no image has a {what}. Give some images one, or correct data.path; columns of 0 and 1 are named by data.labels=[…]."
+        )
+    more = (
+        "A single yes or no is two classes: give the list a column label with a name for either, and omit data.multi_label."
+        if data.multi_label
+        else "Add images of another class, or correct data.path."
     )
+    raise DataError(f"{where} has a single {what} ({classes[0]!r}), but a classifier needs at least two. {more}")
 
 
 def build(
@@ -189,7 +193,8 @@ def _write(
     parts, dropped = without_copies(sides.parts, hashed, stratified, data, sealed)
     train, val = parts["train"], parts["val"]
     found = copies.groups(decoded.digests[train], labels[train], decoded.digests[val], labels[val])
-    counted = copies.count(found, labels[train], labels[val], listing.kinds, dropped)
+    of_copies = None if listing.sets is None else [[items[i].name for i in part] for part in (train, val)]
+    counted = copies.count(found, labels[train], labels[val], listing.kinds, dropped, of_copies)
     told = {} if listing.sets is None else {"sets": listing.sets}
     identity = hashlib.sha256(json.dumps(listing.classes).encode() + (json.dumps(told).encode() if told else b""))
     for part, index in parts.items():

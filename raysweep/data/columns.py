@@ -24,7 +24,7 @@ from raysweep.data.tables import (
     every_column,
     plain_name,
 )
-from raysweep.errors import DataError
+from raysweep.errors import DataError, did_you_mean
 
 _LOOKED_AT = 20  # rows
 
@@ -42,7 +42,12 @@ class Meaning:
 
 
 def meaning_of(
-    table: Table, asked: Columns | None, remedy: str = "", flags: Sequence[str] = (), multi_label: bool = False
+    table: Table,
+    asked: Columns | None,
+    remedy: str = "",
+    flags: Sequence[str] = (),
+    multi_label: bool = False,
+    group: str | None = None,
 ) -> Meaning:
     """What the columns of a table mean.
 
@@ -51,6 +56,7 @@ def meaning_of(
         remedy: added to the error about a table that has no column for the class.
         flags: the columns of 0 and 1, one for each label, that the user names.
         multi_label: an image may have several labels.
+        group: the column that says which images belong together.
 
     Raises:
         DataError: a column that is needed is not found; the message has the line that names it.
@@ -73,7 +79,9 @@ def meaning_of(
     split = _asked(table, "split", asked.split) or _split(have, first)
     label = _asked(table, "label", asked.label)
     labels = [label] if label else [c for c in every_column(have, LABEL_COLUMNS) if c not in (path, split)]
-    others = [name for name in have if name not in (path, split)]
+    others = [name for name in have if name not in (path, split, group)]
+    if multi_label and not label and not flags:
+        labels = _without_yes_or_no(labels, others, have, first)
     if not labels and not _has_header(table) and len(others) == 1:
         labels = others
     if flags:
@@ -146,7 +154,8 @@ def _asked(table: Table, what: str, name: str | None) -> str | None:
     if name.isdecimal() and 1 <= int(name) <= len(have):
         return have[int(name) - 1]
     raise DataError(
-        f"data.columns: {what}: {table.file} has no column {short_repr(name)}. Its columns are {join_names(have)}."
+        f"{'data.labels' if what == 'labels' else f'data.columns: {what}'}: {table.file} has no column {short_repr(name)}. Its columns are {join_names(have)}."
+        f"{did_you_mean(name, have)}"
     )
 
 
@@ -170,6 +179,14 @@ def _split(have: Sequence[str], first: Sequence[Sequence[Any]]) -> str | None:
         if all(truth(row[i]) is not None for row in first):
             return name
     return None
+
+
+def _without_yes_or_no(
+    labels: list[str], others: Sequence[str], have: Sequence[str], first: Sequence[Sequence[Any]]
+) -> list[str]:
+    """``labels`` without columns of 0 and 1 where there are several: each is one label, also where it is called disease or finding."""
+    flags = [n for n in others if first and all(truth(row[have.index(n)]) is not None for row in first)]
+    return labels if len(flags) < 2 else [name for name in labels if name not in flags]
 
 
 def _yes_or_no(table: Table, others: Sequence[str], have: Sequence[str], first: Sequence[Sequence[Any]]) -> list[str]:

@@ -103,6 +103,10 @@ def _names_files(table: Table, tree: Folder) -> bool:
         raise
 
 
+class NoClassFoldersError(DataError):
+    """A folder has neither images in class folders nor a list of them."""
+
+
 class FolderSource:
     """``train/`` with ``val/`` or ``test/``, each with one folder per class; or one folder per class without a split."""
 
@@ -151,7 +155,7 @@ class FolderSource:
                 "files, or the files of CIFAR or MNIST that torchvision downloads; none of these is there."
             )
         others = f" It has {_kinds(tree.every_other())}." if tree.every_other() else ""
-        return DataError(
+        return NoClassFoldersError(
             f"{self.path} holds no images in class folders (looked for {', '.join(sorted(IMAGE_SUFFIXES))} in "
             f"one folder per class).{others} The expected layout is {self.path}/CLASS/IMAGE.jpg. {more}"
             + told_of_words([p.name for p in tree.every()])

@@ -124,7 +124,7 @@ class ManifestSource:
 
     def _meaning(self, table: Table) -> Meaning:
         flags = [] if self.multi is None else self.multi.labels
-        return meaning_of(table, self.columns, self.remedy, flags, self.multi is not None)
+        return meaning_of(table, self.columns, self.remedy, flags, self.multi is not None, self._group_in(table))
 
     def _label(self, line: _Line, names: list[str] | None) -> str:
         """The class of a row, or its set of labels. Raises DataError where there is none that can be read."""

@@ -29,10 +29,11 @@ from raysweep.data.listing import (
     class_name,
     label_name,
     ordered,
+    set_name,
     truth,
 )
 from raysweep.data.reading import LeftOut
-from raysweep.data.suspicious import combined
+from raysweep.data.suspicious import combined, told_of_nothing
 from raysweep.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -115,8 +116,9 @@ def of_columns(columns: Sequence[str], values: Sequence[Any], data: DataSection,
     if None in flags:
         i = flags.index(None)
         raise DataError(
-            f"{where}: the column {plain(columns[i])} has {short_repr(values[i])}, neither 0 nor 1. Say of every image whether it has this "
-            "label, or name the columns of labels with data.labels."
+            f"{where}: the column {plain(columns[i])} has {short_repr(values[i])}, neither 0 nor 1. Write 1 (or true) where "
+            "an image has this label and 0 (or false) where it does not: an empty cell, yes, no, or -1 for uncertain must become one of them. "
+            "If this is no column of a label, name the others with data.labels."
         )
     return written([class_name(c, where) for c, yes in zip(columns, flags, strict=True) if yes], data, where)
 
@@ -152,14 +154,17 @@ def listing(found: Found, data: DataSection, notes: Sequence[str]) -> Listing:
     Raises:
         DataError: no images have labels, or names that are one class or several.
     """
+    # also one that no image has, which is then told
+    named = {
+        *map(canonical, data.classes or ()),
+        *(canonical(class_name(c, data.path or "data.labels")) for c in data.labels),
+    }
     every = [row.label for rows in (found.train, found.val) for row in rows or []]
     sets = {text: json.loads(text) for text in dict.fromkeys([*every, *(row.label for row in found.test)])}
-    test, left_out = _known_of_test(
-        found, sets, {*map(canonical, data.classes or ()), *(c for text in every for c in sets[text])}
-    )
+    test, left_out = _known_of_test(found, sets, named | {c for text in every for c in sets[text]})
     parts = (found.train, found.val, test)
     sets = {text: sets[text] for text in dict.fromkeys([*every, *(row.label for row in test)])}
-    classes = ordered({label for labels in sets.values() for label in labels} | {*(data.classes or ())})
+    classes = ordered({label for labels in sets.values() for label in labels} | {*(data.classes or ())} | named)
     _check_names(classes, data)
     position = {c: i for i, c in enumerate(classes)}
     rows = {text: tuple(position[label] for label in labels) for text, labels in sets.items()}
@@ -170,7 +175,16 @@ def listing(found: Found, data: DataSection, notes: Sequence[str]) -> Listing:
     times = Counter(len(sets[text]) for text in every)
     none = f"{times[0]:,} of them {'has' if times[0] == 1 else 'have'} no label"
     told = f"{counted(len(every), 'image')} for training and validation with {len(classes)} labels, {sum(k * n for k, n in times.items()) / max(1, len(every)):.2f} each in the mean; {none}."
-    return Listing(classes, train or [], val, left_out, (*notes, told), sealed or [], found.on_test, tuple(numbered))
+    return Listing(
+        classes,
+        train or [],
+        val,
+        left_out,
+        (*notes, told, *told_of_nothing(classes)),
+        sealed or [],
+        found.on_test,
+        tuple(numbered),
+    )
 
 
 def _known_of_test(
@@ -216,6 +230,11 @@ def _alike(classes: Sequence[str]) -> Mapping[str, list[str]]:
     return found
 
 
+def in_words(label: str) -> str:
+    """The label of a row, as :func:`written`, in words."""
+    return set_name(json.loads(label))
+
+
 def table(meta: Mapping[str, Any]) -> np.ndarray | None:
     """bool (sets, classes): which labels each set of a cache has, by its record; None for a cache of one class for each image."""
     sets = meta.get("sets")
@@ -257,7 +276,7 @@ def strata(
     """
     k, trained = len(listing.classes), len(listing.train)
     has = _table(listing.sets or (), k)[sets]
-    check_trained(has[:trained], listing.classes)
+    check_trained(has[:trained], listing, has[trained:])
     counts = has[:trained].sum(0)
     rarest = np.where(has.any(1), np.where(has, counts, np.iinfo(np.int64).max).argmin(1), k)
     sizes = np.bincount(rarest[:trained], minlength=k + 1)
@@ -280,14 +299,27 @@ def of_val(listing: Listing, labels: np.ndarray, train: np.ndarray, val: np.ndar
     if listing.sets is None:
         return np.asarray(labels[val])
     has: np.ndarray = _table(listing.sets, len(listing.classes))[labels]
-    check_trained(has[train], listing.classes)
+    check_trained(has[train], listing, has[val])
     return np.asarray(has[val])
 
 
-def check_trained(labels: np.ndarray, classes: Sequence[str]) -> None:
-    """Raises DataError where no image has a label; ``labels`` bool (n, classes)."""
-    lacking = [c for c, n in zip(classes, labels.sum(0).tolist(), strict=True) if not n]
-    if lacking:
-        raise DataError(
-            f"There are no training images with the label {join_names(lacking)}. Add some, or remove the label from the table."
+def check_trained(labels: np.ndarray, listing: Listing, in_val: np.ndarray) -> None:
+    """Raises DataError where no training image has a label; ``labels`` and ``in_val`` bool (n, classes), of training and validation."""
+    classes = listing.classes
+    lacking = [i for i, n in enumerate(labels.sum(0).tolist()) if not n]
+    if not lacking:
+        return
+    sealed = {c for item in listing.test for c in (listing.sets or ())[item.label]}
+    places = {"validation": {*np.flatnonzero(in_val.any(0)).tolist()}, "testing": sealed}
+    where = [name for name, those in places.items() if not those.isdisjoint(lacking)]
+    named = {*lacking}.isdisjoint(places["validation"] | sealed)
+    raise DataError(
+        f"There are no training images with the label {join_names(classes[i] for i in lacking)}. "
+        + (
+            "It is named in data.classes alone: remove it there, "
+            if named
+            else f"There are some for {' and '.join(where)}: move them, "
         )
+        + "or add some for training"
+        + ("." if named else ", or remove the label from the table.")
+    )

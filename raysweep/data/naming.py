@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,11 +121,11 @@ class Naming:
         if several:
             each = "; ".join(f"{plain(name)} is {shown(parts)}" for name, parts in sorted(several.items())[:3])
             single = json.dumps([name for name in ordered(kept) if name not in several], ensure_ascii=False)
-            leave = f"'data.classes={single}' leaves these images out. " if len(several) < len(kept) else ""
+            leave = f" 'data.classes={single}' would leave these images out." if len(several) < len(kept) else ""
             raise DataError(
                 f"{self.where} has {len(several):,} class{'es' * (len(several) > 1)} that seem{'s' * (len(several) == 1)} to be several "
-                f"at once: {each}{' …' * (len(several) > 3)}. An image has one class here; where it has several labels, say data.multi_label=true. {leave}If each of these is a class of its "
-                "own, name all classes with data.classes."
+                f"at once: {each}{' …' * (len(several) > 3)}. If an image may have several labels, say data.multi_label=true. If each of these is a class of its "
+                f"own, name all classes with data.classes.{leave}"
             )
 
     def _check_case(self, counts: Counter[str]) -> None:
@@ -195,7 +195,7 @@ class Chosen:
         read: Found = words.settled(self.source.found(), self.asked)  # type: ignore[attr-defined]
         if self.data.multi_label:
             found = groups.assigned(read, self.group, self.naming.where)
-            every = (*self.notes, *found.notes, *_repeated(found), *masks(found))
+            every = (*self.notes, *found.notes, *_repeated(found, multi_label.in_words), *masks(found))
             self._listing = multi_label.listing(found, self.data, every)
             return self._listing
         try:
@@ -223,8 +223,12 @@ class Chosen:
         return self._listing
 
 
-def _repeated(found: Found) -> list[str]:
-    """Files that are read several times: under two classes, in training and validation, or twice in the same place."""
+def _repeated(found: Found, words: Callable[[str], str] = plain) -> list[str]:
+    """Files that are read several times: under two classes, in training and validation, or twice in the same place.
+
+    Args:
+        words: the label of a row, in words.
+    """
     seen: dict[tuple[int, int], tuple[str, str, str]] = {}
     pairs: dict[str, list[str]] = {
         "in two classes": [],
@@ -248,10 +252,11 @@ def _repeated(found: Found) -> list[str]:
             if split == "test" and other != split:
                 kind = "both for testing and for something else"
             kind = "read more than once" if (label, other) == (row.label, split) else kind
-            labels = f" as {plain(label)} and {plain(row.label)}" if label != row.label else ""
-            pairs[kind].append(f"{truncate(name, 80)} is {truncate(row.name, 80)}{labels}")
+            labels = f" as {words(label)} and {words(row.label)}" if label != row.label else ""
+            same = "" if name == row.name and labels else f" is {truncate(row.name, 80)}"
+            pairs[kind].append(f"{truncate(name, 80)}{same}{labels}")
     return [
-        f"{len(some):,} file{'s are' if len(some) > 1 else ' is'} {kind}: {'; '.join(some[:MAX_PAIRS])}{' …' * (len(some) > MAX_PAIRS)}."
+        f"{len(some):,} file{'s are' if len(some) > 1 else ' is'} {kind if words is plain else kind.replace('in two classes', 'there with different labels')}: {'; '.join(some[:MAX_PAIRS])}{' …' * (len(some) > MAX_PAIRS)}."
         for kind, some in pairs.items()
         if some
     ]

@@ -153,7 +153,9 @@ class ParquetSource:
         self.files = [(t, s) for t, s in files if not (sealed and s == "test" and self._lacks_labels(t))]
 
     def fingerprint(self) -> str:
-        return digest([stamp(table.file) for table, _ in self.files])
+        files = [stamp(table.file) for table, _ in self.files]
+        asked = [] if self.multi is None else [list(self.multi.labels), self._asked_label, self.multi.classes]
+        return digest([files, asked] if any(asked) else files)
 
     def _lacks_labels(self, table: ParquetTable) -> bool:
         lacking = column(table.columns(), self._wanted) is None
@@ -194,7 +196,7 @@ class ParquetSource:
         have = table.columns()
         self._images(table)
         label, split = self._column(have, self._wanted, table), column(have, SPLIT_COLUMNS)
-        flags = [self._column(have, (plain_name(name),), table) for name in self.multi.labels] if self.multi else []
+        flags = [self._column(have, (name,), table) for name in self.multi.labels] if self.multi else []
         for number, values in table.rows([*(flags or [label]), *([split] if split else [])]):
             where = table.place(number)
             value = (
@@ -207,9 +209,12 @@ class ParquetSource:
     @property
     def _wanted(self) -> tuple[str, ...]:
         """The names that the column of the class may have."""
-        labels = [] if self.multi is None else self.multi.labels
-        asked = self.multi.columns.label if self.multi and self.multi.columns else None
-        return tuple(map(plain_name, labels or ([asked] if asked else []))) or LABEL_COLUMNS
+        asked = [] if self.multi is None else self.multi.labels or ([self._asked_label] if self._asked_label else [])
+        return tuple(asked) or LABEL_COLUMNS
+
+    @property
+    def _asked_label(self) -> str | None:
+        return self.multi.columns.label if self.multi and self.multi.columns else None
 
     def _rows(
         self,
@@ -260,7 +265,7 @@ class ParquetSource:
 
     @staticmethod
     def _column(have: list[str], wanted: tuple[str, ...], table: ParquetTable) -> str:
-        found = column(have, wanted)
+        found = next((name for name in wanted if name in have), None) or column(have, tuple(map(plain_name, wanted)))
         if found is None:
             raise DataError(
                 f"{table.file} has no column {' or '.join(wanted[:3])}: its columns are {join_names(have)}. Rename one."

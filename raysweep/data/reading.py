@@ -61,7 +61,7 @@ class Seal:
     def line(self) -> str:
         """What people should know of them."""
         if not self.sha256:
-            return f"Sealed: {_images(self.images)} for testing, not audited: a run looks for their copies in training."
+            return f"Sealed: {_images(self.images)} for testing. Whether training has copies of them is not looked at now, but when a run begins."
         copies = [f"{n:,} in {where}" for n, where in ((self.in_train, "training"), (self.in_val, "validation")) if n]
         more = f" Byte for byte the same are {' and '.join(copies)}." if copies else ""
         more += " data.duplicates=drop_train takes the training copies out." if self.in_train else ""
@@ -190,13 +190,16 @@ class Reading:
             found += self.copies.lines()
         without = [name for name, n in self.validation.items() if n == 0]
         if without:
-            found.append(f"No validation images: {join_names(without)}.")
+            found.append(
+                f"No validation images: {join_names(without)}. So nothing will be known of {'it' if len(without) == 1 else 'them'}: no part in the means "
+                "over all classes, such as macro-F1 or mAP, and no verdict."
+            )
         few = [f"{plain(name)} ({n})" for name, n in self.validation.items() if 0 < n < FEW]
         if few:
             least = min(n for n in self.validation.values() if n)
             found.append(
-                f"Few validation images: {join_names(few)}. One image is up to {100 / least:.0f} points of a class's recall, so "
-                "small differences of these classes mean nothing."
+                f"Few validation images: {join_names(few)}. One image is up to {100 / least:.0f} points of its recall, so "
+                "small differences of these mean nothing."
             )
         return found
 

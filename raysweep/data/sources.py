@@ -20,7 +20,7 @@ from raysweep.config.own import target_of
 from raysweep.config.settings import DataSection
 from raysweep.data import folders, lists, parquet, sizes, tars, torchvision_files
 from raysweep.data.arrange import LayoutError
-from raysweep.data.folders import FolderSource
+from raysweep.data.folders import FolderSource, NoClassFoldersError
 from raysweep.data.listing import Found, Item, Listing, Row, Source, canonical
 from raysweep.data.manifest import ManifestSource
 from raysweep.data.naming import Chosen
@@ -69,6 +69,9 @@ class DigitsSource:
         return Found([Row(f"digits {i}", str(label), pixels[i]) for i, label in enumerate(digits.target)], None)
 
 
+_FROM_A_TABLE = "Images with several labels are read from a table (.csv, .tsv, .jsonl or .parquet) with the labels of each image: name it with data.path."
+
+
 def open_source(data: DataSection) -> Chosen:
     """The data set a configuration names.
 
@@ -95,12 +98,13 @@ def open_source(data: DataSection) -> Chosen:
     try:
         chosen = kinds[kind]()
         if data.multi_label and not isinstance(chosen, (ManifestSource, parquet.ParquetSource)):
-            raise DataError(
-                f"data.multi_label: {path} has one class for each image. Images with several labels are read from a table (.csv, .tsv, .jsonl or "
-                ".parquet) with the labels of each image."
-            )
+            raise DataError(f"data.multi_label: {path} has one class for each image. {_FROM_A_TABLE}")
         return Chosen(chosen, data, notes)
-    except LayoutError as error:
+    except (LayoutError, NoClassFoldersError) as error:
+        if data.multi_label:  # the way out of the other error, class folders, is closed
+            raise DataError(f"data.multi_label: {path} has no table of labels. {_FROM_A_TABLE}") from None
+        if isinstance(error, NoClassFoldersError):
+            raise
         raise type(error)(f"{error}{sizes.advice(data.image_size, sizes.images_in(path))}") from None
     except OSError as error:
         raise DataError(

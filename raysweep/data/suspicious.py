@@ -11,7 +11,9 @@ from raysweep._text import plain, truncate
 from raysweep.data.listing import Found
 
 _MASK = re.compile(r"(?P<base>.+?)[ _.-]?(masks?|segmentation|seg|gt|ground_?truth)([ _.-]?[0-9]+)?", re.IGNORECASE)
-_SEPARATORS = ("|", ";", ",", " ")
+_SEPARATORS = ("|", ";", ",", "/", " ")
+_WHOLE = ("/", " ")  # which stand in names, too: here each part must be a class of its own
+_NOTHING = ("no finding", "no findings", "none", "nothing", "no label", "no labels", "normal", "n/a", "na", "nan")
 _NUMBERED = re.compile(r"(?P<word>[A-Za-z][A-Za-z_ -]*?)[ _.-]*\(?[0-9]+\)?")
 _MOST_WORDS = 50  # that may be classes in the names of files
 
@@ -37,18 +39,29 @@ def masks(found: Found) -> list[str]:
 def combined(names: Iterable[str]) -> dict[str, list[str]]:
     """Names that are several classes at once → these: ``Mass|Effusion`` where there is ``Mass`` or ``Effusion|Nodule``, too.
 
-    What is separated by spaces counts only if each of its parts is a class of its own.
+    What is separated by spaces or slashes counts only if each of its parts is a class of its own.
     """
     every = set(names)
     found: dict[str, list[str]] = {}
     for separator in _SEPARATORS:
         parts = {name: [p.strip() for p in name.split(separator)] for name in every if separator in name}
         parts = {name: some for name, some in parts.items() if len(some) > 1 and all(some)}
-        users = Counter(p for some in parts.values() for p in set(some)) if separator != " " else Counter[str]()
+        users = Counter(p for some in parts.values() for p in set(some)) if separator not in _WHOLE else Counter[str]()
         for name, some in parts.items():
             if all(p in every or users[p] > 1 for p in some):
                 found.setdefault(name, some)
     return found
+
+
+def told_of_nothing(labels: Sequence[str]) -> list[str]:
+    """What is to be said of a label that seems to mean that an image has none (``No Finding`` of NIH's chest X-rays)."""
+    some = [name for name in labels if name.strip().lower().replace("_", " ") in _NOTHING]
+    each = (
+        f"The label {plain(some[0])} is trained as a label of its own. If it means that an image has none"
+        if some
+        else ""
+    )
+    return [f"{each}, write an empty cell in its place, or remove its column of 0 and 1."] if some else []
 
 
 def words_in(names: Sequence[str]) -> list[str]:

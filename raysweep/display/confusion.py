@@ -33,6 +33,10 @@ def print_confusion(found: Predictions) -> None:
         _print_mistakes(found, names)
     else:
         console.print(_matrix(found, names, numbered))
+        if found.several:
+            say(
+                "On the diagonal: recall. ·: none, or less than 0.5%. The share that truly has both labels is in confusion_matrix_benchmark.png."
+            )
 
 
 def _print_mistakes(found: Predictions, names: list[str]) -> None:

@@ -131,7 +131,7 @@ class RunDisplay(Display):
         row = event.row
         self._line(
             f"epoch {event.epoch:>2}/{self.last_epoch or '?'}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
-            f"{_of_labels(row)}acc {percent(row['val_acc']):>6}  macro-F1 {row['val_macro_f1']:.3f}  worst {plain(row['worst_class'])} {percent(row['worst_recall'])}  "
+            f"{_of_labels(row)}acc {percent(row['val_acc']):>6}  macro-F1 {row['val_macro_f1']:.3f}  worst {_recall_of(row)}{plain(row['worst_class'])} {percent(row['worst_recall'])}  "
             f"lr {row['lr']:.2g}  {row['images_per_second']:,.0f} img/s" + ("  best" if event.best else "")
         )
 
@@ -147,6 +147,11 @@ class RunDisplay(Display):
         say(
             f"Best: epoch {found.epoch}, {f'{MAP} {found.mean_precision:.3f}, ' if found.several else ''}accuracy {percent(found.accuracy)}{' (chosen on the test images)' * found.on_test}. Done in {duration(time.monotonic() - self.started)}. Everything is in {experiment.folder}"
         )
+
+
+def _recall_of(row: Mapping[str, Any]) -> str:
+    """Of labels that accuracy is not the mean of, what the number is."""
+    return "recall " if row.get(MAP) is not None else ""
 
 
 def _of_labels(row: Mapping[str, Any]) -> str:

@@ -32,7 +32,13 @@ def show_shares(
     names = dict(zip(counts, labels(list(counts)), strict=True))
     rows = []
     for c in most_telling(counts, weights, shares, reached or {}):
-        row = [names[c], f"{counts[c]:,}", percent(counts[c] / total), f"{weights[c]:g}", percent(shares[c])]
+        row = [
+            names[c],
+            f"{counts[c]:,}",
+            percent(counts[c] / total),
+            f"{weights[c]:{'.4g' if weights[c] < 1000 else 'g'}}",
+            percent(shares[c]),
+        ]
         row += [] if quotas is None else [f"{quotas[c]:,}"]
         row += [] if validation is None else [f"{validation.get(c, 0):,}"]
         rows.append([*row, *(percent(reached.get(f"{kind}_{c}")) for kind in _KINDS)] if reached else row)

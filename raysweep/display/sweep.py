@@ -184,10 +184,11 @@ class SweepDisplay(Display):
             against = self._against(row)
             changed = self._changed(row)
             of_labels = f"{MAP} {values[MAP]:.3f}  " if values.get(MAP) is not None else ""
+            recall = "recall " if of_labels else ""
             say(
                 f"{plain(row.name)}  epoch {event.epoch}/{row.last_epoch or self.last_epoch or '?'}  {of_labels}acc {percent(row.accuracy)}"
                 f"{f' ({against} against the control)' if against else ''}  macro-F1 {decimals(row.f1)}  "
-                f"worst {plain(row.worst)}{f'  changed {changed}' if changed else ''}"
+                f"worst {recall}{plain(row.worst)}{f'  changed {changed}' if changed else ''}"
             )
 
     def _ended(self, row: Row, event: BranchEnded) -> None:

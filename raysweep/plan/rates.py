@@ -125,8 +125,7 @@ def warning(training: TrainingSection, found: Rates, fork: int, epochs: int, giv
     peak = f"training.learning_rate={training.learning_rate:g} is only the peak of the schedule. " if given else ""
     return (
         f"WARNING: it trains at {found.highest / found.peak:.1%} of the learning rate's peak or less, because {_why(training, fork)}: other "
-        f"weights will change little. {peak}In a grid, fork: {{schedule: restart}} starts the schedule anew. "
-        f"{' '.join(['Add', *add] if add else [])}".rstrip()
+        f"weights will change little. {peak}{' '.join(['Add', *add]) if add else 'In a grid, fork: {schedule: restart} starts the schedule anew.'}"
     )
 
 

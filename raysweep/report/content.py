@@ -125,10 +125,12 @@ def of_experiment(root: Root, experiment: Experiment, charts: bool = True) -> Co
 
 
 def _about_sweep(record: SweepRecord) -> list[str]:
-    seeds = len({b.seed for b in record.branches})
+    of_branches, of_control = (len({b.seed for b in record.branches if b.control == which}) for which in (False, True))
+    seeds = counted(of_branches or of_control, "seed")
+    seeds += f", the control {of_control}" if of_branches and of_control not in (0, of_branches) else ""
     return [
         f"{counted(len(record.branches), 'branch', 'branches')} of {record.parent.reference if record.parent else '?'}",
-        f"{counted(record.epochs, 'epoch') if record.epochs else '? epochs'} each, {counted(seeds, 'seed')}",
+        f"{counted(record.epochs, 'epoch') if record.epochs else '? epochs'} each, {seeds}",
     ]
 
 

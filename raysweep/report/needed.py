@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import LEARNED, LEVEL, Effect
@@ -30,6 +32,17 @@ def of_effect(comparison: Comparison, effect: Effect, difference: float = TWO_PO
     size = findings.compared[int(finding.metric == LEARNED)]
     arms = len(findings.free) + 1  # of the whole sweep, also where one branch of it is shown
     return power.needed(finding, difference, between, arms, LEVEL / max(1, size))
+
+
+def hardest(effects: Iterable[Effect]) -> Effect | None:
+    """What it takes to show one difference of any of several branches: that of the branch whose variance from the images is largest, with
+    the largest ``smallest`` of all. Of those that were tested, if any was; None where nothing is known of the images."""
+    known = [e for e in effects if not math.isnan(e.finding.images)]
+    if not known:
+        return None
+    most = max(known, key=lambda e: (not math.isnan(e.smallest), e.finding.images))
+    smallest = max((e.smallest for e in known if not math.isnan(e.smallest)), default=math.nan)
+    return replace(most, finding=replace(most.finding, smallest=smallest))
 
 
 def words(comparison: Comparison, effect: Effect) -> str:

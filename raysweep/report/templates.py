@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysweep._text import plain
+from raysweep.report.effects import NOT_TESTED
 from raysweep.report.sections.records import HeatCell
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def environment(*folders: Path) -> Environment:
 def _tint(cell: HeatCell) -> str:
     """The CSS classes of a cell of the heat map: its direction, in 20 steps the strength of its colour, whether it is shown."""
     effect = cell.e
+    if effect.label == NOT_TESTED:  # a few images make the largest differences
+        return "untested"
     if effect.difference == 0 or math.isnan(effect.difference):
         return "real" if effect.shown else ""
     steps = round(20 * cell.strength)

@@ -122,13 +122,13 @@ def _walk(nodes: dict[str, Node], start: Sequence[str]) -> Iterator[tuple[str, i
 
 
 def edge(node: Node) -> str:
-    """What changed on the way from the parent: ``disgust 1→5, fear 1→2``, ``unchanged``, ``control``."""
+    """What changed of the ratio and the seed on the way from the parent: ``disgust 1→5, fear 1→2``, ``weights unchanged``, ``control``."""
     parts = [describe_changed(node.change)] if node.change else []
     if node.seed is not None:
         parts.append(f"seed {node.seed[0]}→{node.seed[1]}")
     if node.control:
         return ", ".join(["control", *parts])
-    return ", ".join(parts) or "unchanged"
+    return ", ".join(parts) or "weights unchanged"
 
 
 def about(node: Node) -> str:

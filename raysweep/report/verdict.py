@@ -212,11 +212,10 @@ def _nothing(comparison: Comparison) -> str:
 
 
 def _could(comparison: Comparison) -> str:
-    """``: from 1.1 points on it would be``, of the steadiest branch's macro-F1, or mAP. Empty where nothing was tested."""
-    tested = [e for e in comparison.effects if e.metric == comparison.overall[0] and not math.isnan(e.smallest)]
-    if not tested:
-        return ""
-    return f": {needed.words(comparison, min(tested, key=lambda e: e.smallest))}"
+    """``: from 1.1 points on it would be``, of the macro-F1, or mAP, of the branch that takes most. Empty where nothing was tested."""
+    most = needed.hardest(e for e in comparison.effects if e.metric == comparison.overall[0])
+    text = "" if most is None else needed.words(comparison, most)
+    return f": {text}" if text else ""
 
 
 def interval(effect: Effect) -> str:

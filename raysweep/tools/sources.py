@@ -15,6 +15,7 @@ from raysweep.data.reading import ON_TEST
 from raysweep.data.sources import open_source
 from raysweep.errors import DataError, InputError
 from raysweep.events import Progress
+from raysweep.label_sets import SAY_SEVERAL
 from raysweep.plan import networks
 from raysweep.plan.experiment import cache_dir
 from raysweep.store.root import Root
@@ -132,7 +133,14 @@ def _other(
     if own is not None:
         networks.provide_images(own, trusted=True)
     folder = cache_dir(settings, root)
-    listing = open_source(settings.data).listing()
+    try:
+        listing = open_source(settings.data).listing()
+    except DataError as error:
+        if network.multi_label or SAY_SEVERAL not in str(error):
+            raise
+        raise DataError(
+            f"{error} But {network.source} was trained for one class for each image, and can only be evaluated on images that have one."
+        ) from None
     where = settings.data.path or settings.data.source
     least = 1 if network.multi_label else 2  # a label alone is a question of its own
     notes = []

@@ -75,3 +75,26 @@ def test_the_table_has_no_dash(root, capsys):
     cells = [cell for line in out.splitlines() for cell in line.split("\t")]
     assert "> 100" in cells
     assert "-" not in cells
+
+
+def test_the_verdict_says_the_same_as_power(root, tmp_path, capsys):
+    """Of the branch that takes most in both; the verdict once took the steadiest branch's number of images."""
+    from raysweep.report import comparison, verdict
+    from raysweep.store import resolve
+    from raysweep.store.root import Root
+    from tests.report.making import sweep_of
+
+    steady, other = BASE, (0.2, 0.3, 0.5)
+    sweep_of(tmp_path / "e", CLASSES, BASE, {"x": ({"a": 2.0}, steady), "y": ({"a": 3.0}, other)})
+    found = comparison.of_sweep(resolve.find_any(Root.open(tmp_path / "e"), "s"))
+    (row,) = [
+        r
+        for r in json.loads(run_cli(capsys, "power", "s", "--json", "--root", tmp_path / "e")[1])["rows"]
+        if r["metric"] == "macro-F1"
+    ]
+    told = verdict._could(found)
+    assert f"from {100 * row['smallest_now']:.1f} points on" in told
+    assert row["seeds"] is None
+    assert f"two points take {row['images']:.1f} × as many images" in told
+    smallest = [e.smallest for e in found.effects if (e.target, e.metric) == ("(all)", "macro_f1")]
+    assert row["smallest_now"] == max(smallest) > min(smallest)

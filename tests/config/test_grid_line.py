@@ -25,6 +25,7 @@ from raysweep.errors import ConfigError
         ("fear=2 fork=cooldown", {"weights": {"fear": [2.0]}, "fork": {"schedule": "cooldown"}}),
         ("balanced sqrt", {"branches": [{"name": n, "weights": n} for n in ("balanced", "sqrt")]}),
         ("training.augment.flip=true,false", {"settings": {"training.augment.flip": [True, False]}}),
+        ('"small dot"=4', {"weights": {"small dot": [4]}}),
         ("training.augment.mixup=0.2,0.4", {"settings": {"training.augment.mixup": [0.2, 0.4]}}),
         ("training.augment.classes.a.affine=9", {"settings": {"training.augment.classes.a.affine": [9]}}),
     ],
@@ -38,6 +39,7 @@ def test_a_line_means_the_same_as_a_file(line, same):
     [
         ("", "the grid is empty"),
         ("disgust", "'disgust' cannot be read"),
+        ("small dot=4", "'small' cannot be read. .* Put a name with spaces in quotation marks"),
         ("disgust=", "cannot be read"),
         ("disgust=3,,5", "cannot be read"),
         ("disgust=3 disgust=5", "stands there twice"),

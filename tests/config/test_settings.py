@@ -362,3 +362,11 @@ def test_a_question_ends_the_paragraph_without_a_full_stop(tmp_path):
     with pytest.raises(ConfigError) as error:
         load_config.load(write(tmp_path, "data: {source: faces}\ntraining: {epohcs: 3}\n"))
     assert str(error.value).endswith("Did you mean 'epochs'?")
+
+
+def test_a_name_that_is_no_option_is_said_before_its_value_is_read():
+    """``data.separator=,`` was answered with what a YAML parser says of a comma."""
+    from raysweep.config.load import parse_overrides
+
+    with pytest.raises(ConfigError, match=r"'data\.separator' is no option\."):
+        parse_overrides(["data.separator=,"])

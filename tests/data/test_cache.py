@@ -438,7 +438,7 @@ def test_a_class_without_validation_images_is_accepted_and_said(tmp_path):
     for path in made:
         data = of(path)
         assert data.reading.validation["sad"] == 0
-        assert "No validation images: sad." in data.reading.lines()
+        assert "No validation images: sad. " in "\n".join(data.reading.lines())
 
 
 def test_what_is_left_out_is_told_anew_without_decoding_again(tmp_path, monkeypatch):

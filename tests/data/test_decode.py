@@ -152,8 +152,8 @@ def test_crops_modes_and_transparency_are_counted_and_kept_with_the_cache(tmp_pa
             "Cropped to the middle: 2 images, which lose 62 % of their area on average, at most 75 % (cat/wide.png).",
             "Put on white: 1 image with transparency.",
             "Converted: 2 images in other modes than gray and RGB (1 1, 1 CMYK).",
-            "Few validation images: cat (1), dog (2). One image is up to 100 points of a class's recall, so small differences of "
-            "these classes mean nothing.",
+            "Few validation images: cat (1), dog (2). One image is up to 100 points of its recall, so small differences of "
+            "these mean nothing.",
         ]
 
 

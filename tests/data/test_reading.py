@@ -25,9 +25,10 @@ def test_every_kind_of_fact_is_a_sentence():
         "Cropped to the middle: 2 images, which lose 42 % of their area on average, at most 75 % (train/cat/0.png).",
         "Put on white: 1 image with transparency.",
         "Converted: 1,002 images in other modes than gray and RGB (2 CMYK, 1,000 I;16).",
-        "No validation images: dog.",
-        "Few validation images: eel (2), fox (9). One image is up to 50 points of a class's recall, so small differences of these "
-        "classes mean nothing.",
+        "No validation images: dog. So nothing will be known of it: no part in the means over all classes, such as macro-F1 or mAP, and no "
+        "verdict.",
+        "Few validation images: eel (2), fox (9). One image is up to 50 points of its recall, so small differences of these "
+        "mean nothing.",
     ]
     assert Reading.from_json(json.loads(json.dumps(reading.to_json()))) == reading
 

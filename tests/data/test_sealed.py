@@ -134,7 +134,9 @@ def test_what_a_dry_run_decoded_is_audited_by_the_run(folder, tmp_path, monkeypa
     monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cold"))
     settings = small_settings(tmp_path / "e", data={"source": "auto", "path": str(folder)})
     dry = experiment_plan.plan_experiment(settings, writable=False)
-    assert "7 images for testing, not audited" in "\n".join(dry.data.reading.lines())
+    assert "7 images for testing. Whether training has copies of them is not looked at now" in "\n".join(
+        dry.data.reading.lines()
+    )
     assert not list((tmp_path / "cold").rglob("sealed_files.npy"))
     monkeypatch.setattr(decode, "decode", None)  # it was decoded already
     for writable in (True, False):

@@ -14,8 +14,8 @@ from tests.conftest import draw_classes
 
 TOLD = "Cropped to the middle: 1 image, which loses 75 % of its area."
 FEW = (
-    "Few validation images: cat (4), dog (5). One image is up to 25 points of a class's recall, so small differences of these "
-    "classes mean nothing."
+    "Few validation images: cat (4), dog (5). One image is up to 25 points of its recall, so small differences of these "
+    "mean nothing."
 )
 HIDDEN = "Left out: 1 hidden or system file (dog/.hidden.png)."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -299,3 +300,23 @@ def test_offsets_are_fitted_for_what_the_grid_selects_by(tmp_path):
     told = [line.text for line in verdict.lines(found) if line.text.startswith("Without training")]
     assert bool(told) == (gain.difference > 0)
     assert all("control + offsets: accuracy" in text for text in told)
+
+
+def test_a_cell_that_is_not_tested_has_no_colour():
+    """A few images make the largest differences: these had the strongest colour, beside a legend that says pale."""
+    from raysweep.report.sections.records import HeatCell
+    from raysweep.report.templates import _tint
+    from tests.report.making import effect
+
+    assert _tint(HeatCell(effect("b", "rare", "recall", 0.4, effects.NOT_TESTED), 1.0)) == "untested"
+    assert _tint(HeatCell(effect("b", "often", "recall", 0.1, effects.NOT_SHOWN, width=0.2), 0.25)) == "better s5"
+
+
+def test_the_head_of_a_sweep_counts_the_seeds_of_its_branches(tmp_path):
+    from raysweep.report.content import _about_sweep
+    from tests.report.making import sweep_of
+
+    record = sweep_of(tmp_path / "e", ("a", "b", "c"), (0.4, 0.7, 0.8), {"x": ({"a": 2.0}, (0.4, 0.7, 0.8))}).record()
+    assert _about_sweep(record)[1].endswith("each, 2 seeds")
+    more = [replace(b, seed=9) for b in record.branches if b.control][:1]
+    assert _about_sweep(replace(record, branches=[*record.branches, *more]))[1].endswith("each, 2 seeds, the control 3")

@@ -222,7 +222,7 @@ def test_one_row_for_each_box(tmp_path):
     """ultralytics/yolov5 1481, Tobias-Fischer/rt_gene 56: the same image in several rows, with several classes."""
     text = rows("image_id,class_name", "00,a", "00,a", "00,b", "01,b", "02,a")
     notes = read(plant(tmp_path, {"img/": 3, "list.csv": text}) / "list.csv").notes
-    assert "1 file is in two classes: 00 is 00 as a and b." in notes
+    assert "1 file is in two classes: 00 as a and b." in notes
     assert "1 file is read more than once: 00 is 00." in notes
 
 

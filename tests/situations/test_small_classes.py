@@ -13,7 +13,8 @@ def test_few_validation_images_are_named_before_training(tmp_path):
     found = cache.load(section(plant(tmp_path / "d", tree)), tmp_path / "cache").reading
     assert found.validation == {"cat": 12, "dog": 2, "eel": 0}
     assert found.lines() == [
-        "No validation images: eel.",
-        "Few validation images: dog (2). One image is up to 50 points of a class's recall, so small differences of these classes "
+        "No validation images: eel. So nothing will be known of it: no part in the means over all classes, such as macro-F1 or mAP, and no "
+        "verdict.",
+        "Few validation images: dog (2). One image is up to 50 points of its recall, so small differences of these "
         "mean nothing.",
     ]

@@ -442,3 +442,38 @@ def test_without_a_control_there_is_no_gain_to_tell(tmp_path, others):
     with pytest.raises(InputError, match="has no finished control"):
         look_at(found.root, found.id, over=others)
     assert made_here(found.root) == []
+
+
+def test_a_list_with_several_labels_is_no_way_out_for_a_network_of_one_class(root, tmp_path, capsys):
+    """The error said to say data.multi_label=true, and the next one to omit it. `init` did the same."""
+    from tests.labelled import draw
+
+    table = draw(tmp_path / "new", 20)
+    code, _, err = run_cli(capsys, "evaluate", the_one(root).id, f"data.path={table}", "--root", root.address)
+    assert code != 0
+    assert "data.multi_label=true" in err
+    assert "was trained for one class for each image, and can only be evaluated on images that have one" in err
+    code, _, err = run_cli(capsys, "init", table, "-o", tmp_path, "--root", root.address)
+    assert code != 0
+    assert "data.multi_label=true" in err
+    assert "`raysweep init` knows one class for each image" in err
+
+
+def test_the_label_that_makes_the_interval_of_the_mean_wide_is_named():
+    from types import SimpleNamespace
+
+    from raysweep.cli.evaluate import _widest
+    from raysweep.report.findings.estimates import Estimate
+
+    wide, narrow, nothing = Estimate(0.8, 0.2, 1.0), Estimate(0.9, 0.88, 0.92), Estimate(*[math.nan] * 3)
+
+    def told(*of, mean):
+        classes = "abc"[: len(of)]
+        counts = {c: 0 if math.isnan(e.value) else 7 for c, e in zip(classes, of, strict=True)}
+        arm = SimpleNamespace(of_class=[{"ap": e} for e in of], overall={"mAP": mean})
+        return _widest(SimpleNamespace(classes=classes, counts=counts), arm)
+
+    mean = Estimate(0.85, 0.54, 1.0)
+    assert told(narrow, wide, nothing, mean=mean) == "b (7 images) alone makes ±30.0 of the ±31.0 points of mAP."
+    assert told(wide, wide, mean=Estimate(0.8, 0.4, 1.0)) == ""
+    assert told(nothing, mean=nothing) == ""

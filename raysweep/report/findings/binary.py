@@ -12,12 +12,13 @@ import numpy as np
 
 from raysweep.report.findings import measures
 from raysweep.report.findings.measures import Measured, PerClass, Ranked
+from raysweep.report.findings.offsets import LOWEST
 
 Array = np.ndarray
 
 THRESHOLD = 0.5  # above which a network says that an image has a label
-_LEAST = 1e-30  # a probability so far below 1 stands for 1
-_FEW = 1e-3  # share of the images by which a label may be missed at its break-even threshold
+_LEAST = 2.0**-25  # as far below 1 is a probability that was rounded to 1 in float32, at most
+_FEW = 0.02  # share of a label's images by which the wanted number may be missed at its break-even threshold
 
 
 def predicted(probabilities: Array) -> Array:
@@ -28,9 +29,9 @@ def predicted(probabilities: Array) -> Array:
 
 def losses(log_probabilities: Array, labels: Array) -> Array:
     """The binary cross-entropy of each image, float64 (n,), the mean over the labels; both arguments (n, K)."""
-    logs = np.minimum(log_probabilities.astype(np.float64), -_LEAST)
-    with np.errstate(divide="ignore"):
-        each = -np.where(labels, logs, np.log(-np.expm1(logs)))
+    logs = log_probabilities.astype(np.float64)
+    logs = np.maximum(np.where(logs == 0, -_LEAST, logs), LOWEST)
+    each = -np.where(labels, logs, np.log(-np.expm1(logs)))
     result: Array = each.mean(1)
     return result
 
@@ -78,15 +79,14 @@ class Even(NamedTuple):
 
 def to_counts(scores: Array, wanted: Array) -> Even:
     """Thresholds with which every label is predicted as often as ``wanted`` (K,); ``scores`` (n, K), larger means more likely."""
-    n, k = scores.shape
-    guess = np.zeros((n, k), dtype=bool)
-    for c in range(k):
+    guess = np.zeros(scores.shape, dtype=bool)
+    for c in range(scores.shape[1]):
         most = round(float(wanted[c]))
         if most:
             least = -np.partition(-scores[:, c], most - 1)[most - 1]
             ways = (scores[:, c] > least, scores[:, c] >= least)  # without and with the images of the same score
             guess[:, c] = min(ways, key=lambda way: abs(int(way.sum()) - most))
-    missed = np.abs(guess.sum(0) - wanted) > np.maximum(1.0 + _FEW * n, 0.02 * np.asarray(wanted))
+    missed = np.abs(guess.sum(0) - wanted) > np.maximum(1.0, _FEW * np.asarray(wanted))
     return Even(guess, missed)
 
 

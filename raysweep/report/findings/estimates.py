@@ -143,6 +143,9 @@ def _estimated(arm: Arm, found: _Measured, between: Pooled, cases: Cases) -> Est
 
     def at(row: int, metric: str) -> Estimate:
         highest, value = _HIGHEST.get(metric, 1.0), float(mean[row])
+        highest = (
+            1.0 if cases.several and metric == "brier" else highest
+        )  # the mean over labels, not the sum over classes
         low, high = value - float(half[row]), value + float(half[row])
         return Estimate(value, max(0.0, low) if low == low else low, min(highest, high) if high == high else high)
 

@@ -70,6 +70,7 @@ class Finding:
     smallest: float
     label: str
     images: float  # variance of the difference that comes from the images
+    floor: float = 0.0  # the least variance that so few images allow, whatever the networks
 
 
 @dataclass(frozen=True)
@@ -299,6 +300,7 @@ def _labelled(
                     float(smallest[m]) if reason == "" else math.nan,
                     "" if reason == DESCRIBED_ONLY else label,
                     float(test.images[m]),
+                    float(test.floor[m]),
                 )
             )
     return found, (families[0].size, families[1].size)

@@ -36,10 +36,14 @@ def needed(finding: Finding, difference: float, between: float, arms: int, thres
     if difference <= 0:
         raise ValueError("the difference must be larger than 0")
     for seeds in range(2, MOST_SEEDS + 1):
-        if _reach(seeds, arms, threshold) * math.sqrt(2 * between / seeds + finding.images) <= difference:
+        variance = max(2 * between / seeds + finding.images, finding.floor)
+        if _reach(seeds, arms, threshold) * math.sqrt(variance) <= difference:
             return Needed(seeds, 1.0)
-    left = (difference / _reach(MOST_SEEDS, arms, threshold)) ** 2 - 2 * between / MOST_SEEDS
-    return Needed(None, finding.images / left if left > 0 else math.inf)
+    allowed = (difference / _reach(MOST_SEEDS, arms, threshold)) ** 2
+    left = allowed - 2 * between / MOST_SEEDS
+    if left <= 0:
+        return Needed(None, math.inf)
+    return Needed(None, max(finding.images / left, math.sqrt(finding.floor / allowed)))  # the floor is that of 1/n²
 
 
 def _reach(seeds: int, arms: int, threshold: float) -> float:

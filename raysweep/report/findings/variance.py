@@ -89,13 +89,14 @@ def errors(level: Array | float, degrees: Array | float) -> Array:
 @dataclass(frozen=True)
 class Tested:
     """The difference branch − control of M targets, all (M,): ``error`` is √V, ``degrees`` those of Student's t, ``images`` the
-    part of V that comes from the images."""
+    part of V that comes from the images, ``floor`` the least V that so few images allow."""
 
     difference: Array
     error: Array
     degrees: Array
     p: Array
     images: Array
+    floor: Array
 
 
 @dataclass(frozen=True)
@@ -164,4 +165,4 @@ def tested(
         ratio = np.where(error > 0, np.abs(difference) / error, np.where(difference == 0, 0.0, np.inf))
     ratio = np.where(np.isnan(variance), np.nan, ratio)
     p = two_sided(ratio, degrees)
-    return Tested(difference, error, degrees, p, images)
+    return Tested(difference, error, degrees, p, images, floor)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from raysweep._text import counted
 from raysweep.report import verdict
 from raysweep.report.comparison import Comparison
-from raysweep.report.effects import ALL, LEARNED, NO_IMAGES
+from raysweep.report.effects import ALL, LEARNED, NO_IMAGES, NOT_TESTED
 from raysweep.report.effects_table import largest
 from raysweep.report.sections.records import Heat, HeatCell, HeatLine, Verdict
 
@@ -46,11 +46,16 @@ def _table(comparison: Comparison, branches: Sequence[str], classes: Sequence[st
     targets = [*((c, metric) for c in classes), *((ALL, m) for m in comparison.overall)]
     names = [*branches, *(comparison.moved if metric != LEARNED else ())]
     rows = {name: [comparison.of(name, target, m) for target, m in targets] for name in names}
-    sizes = [abs(e.difference) for row in rows.values() for e in row if not math.isnan(e.difference)]
+    sizes = [
+        abs(e.difference)
+        for row in rows.values()
+        for e in row
+        if not math.isnan(e.difference) and e.label != NOT_TESTED
+    ]
     most = max(sizes, default=0.0) or 1.0
     lines = []
     for name, row in rows.items():
-        lines.append(HeatLine(name, [HeatCell(e, abs(e.difference) / most) for e in row]))
+        lines.append(HeatLine(name, [HeatCell(e, min(1.0, abs(e.difference) / most)) for e in row]))
         clean = [] if comparison.leaks is None else [e for w in row if (e := comparison.leaks.of(w)) is not None]
         if clean:
             lines.append(

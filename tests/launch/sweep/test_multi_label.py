@@ -106,7 +106,13 @@ def test_evaluate_looks_at_the_sealed_images_of_the_winner(made, capsys):
     free = found["moved"]  # mAP is the same at every threshold, macro-F1 is not
     assert free["metric"] == "macro_f1"
     assert free["overall"]["mAP"] == pytest.approx(found["arms"][1]["overall"]["mAP"]["value"])
-    assert "second" not in command(capsys, made, "evaluate", "parent", "--split", "val")
+    told = command(capsys, made, "evaluate", "parent", "--split", "val")
+    assert "second" not in told
+    for row in told.splitlines():  # no ± reaches below 0 or above 100
+        for cell in row.split("\t"):
+            value, _, half = cell.partition(" ±")
+            assert not half or float(half) <= float(value) <= 100 - float(half), cell
+    assert "100.0)" in told
     assert os.path.exists(os.path.join(found["folder"], "confusion_matrix.png"))
 
 

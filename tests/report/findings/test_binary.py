@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raysweep.report.effects import arm as effect_arm
 from raysweep.report.effects import of_arms
 from raysweep.report.findings import arms, binary, estimates, findings
 from raysweep.report.findings.arms import LEARNED, Arm, Cases
@@ -225,3 +227,59 @@ def test_a_label_with_few_images_is_not_tested_and_one_without_has_no_numbers():
     assert of["c", "f1"].label == findings.NOT_TESTED
     assert math.isnan(of["b", "ap"].difference)
     assert not math.isnan(of["(all)", "mAP"].difference)
+
+
+def test_a_saturated_answer_costs_what_float32_can_tell():
+    """Kept probabilities are float32: one that was rounded to 1 is at most 2^-25 below it, and a 0 is no infinite loss."""
+    p = np.array([[1.0, 0.5], [1 - 2.0**-24, 0.5], [0.0, 0.5]], dtype=np.float32)
+    with np.errstate(divide="ignore"):
+        logs = np.log(p)
+    wrong = np.array([[False, True], [False, True], [True, True]])
+    found = 2 * binary.losses(logs, wrong) - np.log(2)
+    assert found[0] == pytest.approx(25 * np.log(2), rel=1e-6)
+    assert found[1] == pytest.approx(24 * np.log(2), rel=1e-3)
+    assert np.isfinite(found[2])
+    exact = np.array([[-1e-12, np.log(0.5)]])  # of an evaluation, whose logarithms are float64
+    assert 2 * binary.losses(exact, wrong[:1]) - np.log(2) == pytest.approx(12 * np.log(10), rel=1e-3)
+
+
+def test_equal_scores_of_a_rare_label_cannot_be_separated():
+    scores = np.zeros((20_000, 1))
+    scores[:31] = 1.0  # more than the label has images
+    found = binary.to_counts(scores, np.array([15.0]))
+    assert found.missed.all()
+    scores[:15] = 2.0
+    assert not binary.to_counts(scores, np.array([15.0])).missed.any()
+
+
+def shown_by_sets(logits, weights):
+    """What a network knows of images, logits (n, K), if the images are drawn by the weights of their labels: each set of labels by their mean, none by that of all."""
+    every = np.array(list(itertools.product((False, True), repeat=len(weights))))
+    p = 1 / (1 + np.exp(-logits))
+    likely = np.stack([np.where(labels, p, 1 - p).prod(1) for labels in every])
+    mean = np.array([weights[labels].mean() if labels.any() else np.nan for labels in every])
+    mean[0] = np.average(mean[1:], weights=likely[1:].mean(1))  # images without labels keep their share
+    likely = likely * mean[:, None]
+    return ((likely[:, :, None] * every[:, None, :]).sum(0) / likely.sum(0)[:, None]).astype(np.float32)
+
+
+def test_weights_of_sets_are_not_taken_for_learning():
+    """Networks that know the same of every label, of which one is shown other sets of labels: its labels are shifted a little differently from image to image,
+    which no threshold can undo."""
+    n, wrong = times(40), 0
+    for seed in range(n):
+        rng = np.random.default_rng(seed)
+        labels = rng.random((3000, 4)) < RATES
+        seen = 2.2 * (labels - 0.5) + rng.standard_normal(labels.shape)
+
+        def network(weights, seen=seen, rng=rng):
+            noisy = 2.2 * (seen + 0.5 * rng.standard_normal(seen.shape)) / 1.25
+            return shown_by_sets(noisy + np.log(RATES / (1 - RATES)) + 0.08 * rng.standard_normal(4), weights)
+
+        control, branch = (
+            effect_arm(name, [network(np.array(w, dtype=float)) for _ in range(3)])
+            for name, w in (("control", [1, 1, 1, 1]), ("b", [1, 4, 16, 1]))
+        )
+        found = [f for f in findings.find(control, [branch], Cases(labels, 4)).findings if f.metric == LEARNED]
+        wrong += any(f.label in findings.SHOWN for f in found)
+    assert wrong <= at_most(0.05, n)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,21 @@ def test_power_says_how_many_seeds_it_takes():
     assert never.images > 1
     with pytest.raises(ValueError, match="larger than 0"):
         power.needed(recall, 0.0, between, 2, 0.05)
+
+
+def test_so_few_images_that_their_least_variance_decides_take_more_images():
+    """Networks that agree on every image have no variance of their own, but nine images cannot show two points."""
+    labels = np.repeat([0, 1, 2], [9, 200, 200])
+    same = np.log(np.eye(3)[labels] * 0.9 + 0.03)
+    found = findings.find(Arm("c", [lambda: same] * 2), [Arm("b", [lambda: same] * 2)], Cases(labels, 3))
+    f1 = next(f for f in found.findings if f.target is None and f.metric == "macro_f1")
+    assert f1.images == 0
+    assert f1.smallest > 0.1
+    takes = power.needed(f1, 0.02, 0.0, 2, 0.05)
+    assert takes.seeds is None
+    assert 1 < takes.images < 10
+    enough = replace(f1, floor=f1.floor / takes.images**2)
+    assert power.needed(enough, 0.0201, 0.0, 2, 0.05).seeds is not None
 
 
 @pytest.mark.slow

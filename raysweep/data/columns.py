@@ -87,7 +87,7 @@ def meaning_of(
     if flags:
         votes, labels = [_asked(table, "labels", name) or name for name in flags], []
     elif multi_label and not labels:
-        votes = _yes_or_no(table, others, have, first)
+        votes = _yes_or_no(table, others, have, first, split)
     else:
         votes = [] if labels else _numeric(others, have, first)
     if not labels and len(votes) < 2:
@@ -189,29 +189,35 @@ def _without_yes_or_no(
     return labels if len(flags) < 2 else [name for name in labels if name not in flags]
 
 
-def _yes_or_no(table: Table, others: Sequence[str], have: Sequence[str], first: Sequence[Sequence[Any]]) -> list[str]:
-    """The columns that hold 0 and 1.
+def _yes_or_no(
+    table: Table, others: Sequence[str], have: Sequence[str], first: Sequence[Sequence[Any]], split: str | None
+) -> list[str]:
+    """The columns that hold 0 and 1. Rows for testing have no say, for they may have no labels, unless there are no others.
 
     Raises:
         DataError: half of a column's first values are 0 and 1 and others are not: one wrong cell must not take a label away without a word.
     """
     found = []
+    rows = [(i, row) for i, row in enumerate(first) if split is None or not _is_test(split, row[have.index(split)])]
     for name in others:
-        values = [row[have.index(name)] for row in first]
-        wrong = [value for value in values if truth(value) is None]
+        values = [(i, row[have.index(name)]) for i, row in rows or enumerate(first)]
+        wrong = [(i, value) for i, value in values if truth(value) is None]
         if values and not wrong:
             found.append(name)
         elif 0 < len(wrong) <= len(values) / 2:
+            line = next(line for n, (line, _) in enumerate(table.rows([name])) if n == wrong[0][0])
             raise DataError(
-                f"{table.place(_line_of(table, name, wrong[0]))}: the column {plain(name)} has {short_repr(wrong[0])} among zeros and ones. If it is a label, say 0 or "
+                f"{table.place(line)}: the column {plain(name)} has {short_repr(wrong[0][1])} among zeros and ones. If it is a label, say 0 or "
                 "1 of every image; if not, name the columns of labels: data.labels=[…]."
             )
     return found
 
 
-def _line_of(table: Table, name: str, value: Any) -> int:
-    """The first line with that value in a column."""
-    return next(line for line, (found,) in table.rows([name]) if found == value)
+def _is_test(split: str, value: Any) -> bool:
+    """Whether a row's split, by its column, is for testing."""
+    flag, true = FLAG_COLUMNS.get(plain_name(split)), truth(value)
+    word = str(value) if flag is None or true is None else flag[0 if true else 1]
+    return split_of(word) == "test"
 
 
 def _numeric(others: Sequence[str], have: Sequence[str], first: Sequence[Sequence[Any]]) -> list[str]:

@@ -522,9 +522,18 @@ def test_sealed_rows_that_cannot_be_read_are_left_out_whatever_says_the_labels(t
         seals.add((found.reading.seal.images, found.reading.seal.sha256))
         assert sealed.open_sealed(asked, tmp_path / "cache", form=(8, 1)).labels.tolist() == [[True, True, False]]
     assert len(seals) == 1
+    first = section(write(tmp_path / "one" / "first", [*SEALED, *rows], ("path", "a", "b", "c", "split")))
+    assert cache.load(first, tmp_path / "cache").classes == (
+        "a",
+        "b",
+        "c",
+    )  # which columns are labels is not asked of them
     wrong = write(tmp_path / "two", [*rows, ("w.png", -1, 0, 1, "train")], ("path", "a", "b", "c", "split"))
     with pytest.raises(DataError, match=r"line 62: the column a has '-1'"):
         cache.load(section(wrong, labels=["a", "b", "c"]), tmp_path / "cache")
+    wrong = write(tmp_path / "two", [*SEALED, ("w.png", -1, 0, 1, "train"), *rows], ("path", "a", "b", "c", "split"))
+    with pytest.raises(DataError, match=r"line 5: the column a has '-1' among zeros"):
+        cache.load(section(wrong), tmp_path / "cache")
 
 
 def test_test_images_with_a_label_that_nothing_is_trained_on_are_left_out_and_counted(tmp_path):

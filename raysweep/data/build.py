@@ -126,12 +126,14 @@ def check_classes(classes: Sequence[str], data: DataSection, least: int = 2) -> 
         raise DataError(
             f"{where}: no image has a {what}. Give some images one, or correct data.path; columns of 0 and 1 are named by data.labels=[…]."
         )
-    more = (
-        "A single yes or no is two classes: give the list a column label with a name for either, and omit data.multi_label."
-        if data.multi_label
-        else "Add images of another class, or correct data.path."
+    if data.multi_label:
+        raise DataError(
+            f"{where} has a single label ({classes[0]!r}), but a classifier needs at least two. A single yes or no is two classes: give the list a "
+            "column label with a name for either, and omit data.multi_label."
+        )
+    raise DataError(
+        f"{where} has a single class ({classes[0]!r}), but a classifier needs at least two. Add images of another class, or correct data.path."
     )
-    raise DataError(f"{where} has a single {what} ({classes[0]!r}), but a classifier needs at least two. {more}")
 
 
 def build(

@@ -17,7 +17,7 @@ from raysweep.events import BatchDone, BranchEvent, Note, RankFailed, opened
 KINDS = typing.get_args(events.Event) + typing.get_args(events.RankEvent)
 VALUES = {"int": 3, "float": 0.5, "bool": True, "str": "text", "str | None": None, "int | None": None}
 VALUES["float | None"] = 2.5
-VALUES["tuple[tuple[float, float], ...]"] = ((1e-3, 1e-5),)
+VALUES["tuple[tuple[float, ...], ...]"] = ((1e-3, 1e-5), (1e-5, 1e-3, 1e-5))
 
 
 def example(kind: type) -> object:

@@ -24,7 +24,7 @@ ONLY_PARSED = {  # what stands in a command → why it is not run here
     r"pretrained=true|hf:NAME": "weights are downloaded: tests/training/test_published.py, tests/tools/test_evaluate.py",
     r"trackers\.": "another program: tests/trackers",
     r"^demo$|^ui\b": "minutes, or until somebody stops it: they have tests of their own",
-    r"^continue base-hunt$": "a hunt trains for minutes: tests/launch/hunt",
+    r"^continue (base|cifar10-lt)-hunt$": "a hunt trains for minutes: tests/launch/hunt",
     r"\bfive$|--more-seeds": "folds and more seeds train on Ray: tests/launch/sweep",
 }
 IN_WORDS = {  # what stands for something of the reader's own → what it is here
@@ -38,6 +38,7 @@ IN_WORDS = {  # what stands for something of the reader's own → what it is her
     r"^OLD(_FOLDER)?…?$": "old/experiments/old_base_20250108_143022",
     r"^IMAGE…$": "photo.png",
     r"^GRID$": "grid.yaml",
+    r"^SPACE$": "space.yaml",
     r"^FRAMES$": "images/val/fear",
 }
 CONFIG = """
@@ -153,6 +154,7 @@ def world(tmp_path_factory):
         (folder / name).write_text(CONFIG.format(name=Path(name).stem, epochs=2))
     for name in ("grid", "grid.yaml", "configs/grid.yaml"):
         (folder / name).write_text(GRID)
+    (folder / "space.yaml").write_text("epochs: 1\nweights: {disgust: {log_uniform: [1, 8]}}\n")
     (folder / "folds.yaml").write_text(f"data: {{folds: 3}}\n{GRID}")
     rows = [f"{p.relative_to(folder)},{p.parent.name}" for p in sorted((folder / "images").rglob("*.png"))]
     (folder / "digits.csv").write_text("\n".join(["path,label", *rows]) + "\n")

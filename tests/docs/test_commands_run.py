@@ -28,7 +28,7 @@ ONLY_PARSED = {  # what stands in a command → why it is not run here
     r"\bfive$|--more-seeds": "folds and more seeds train on Ray: tests/launch/sweep",
 }
 IN_WORDS = {  # what stands for something of the reader's own → what it is here
-    r"^cifar10-lt@20$": "base@8",
+    r"^cifar10-lt(_[0-9]+_[0-9]+)?@20$": "base@8",
     r"^(photos|fer|resnet|cifar10-lt|xrays)(?=@|-sweep)": "base",
     r"^photos$": "images",
     r"=\.\./images$|=IMAGES$|=FOLDER$|=images$": "=images",

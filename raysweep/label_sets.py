@@ -85,9 +85,6 @@ class LabelCounts(dict[str, int]):
         return found
 
 
-SAY_SEVERAL = "say data.multi_label=true"  # in errors about data that seem to have several labels for an image
-
-
 def not_built(what: str, instead: str = "") -> InputError:
     """The error of what only knows one class for each image.
 

@@ -94,7 +94,7 @@ def _show(found: Evaluation) -> None:
         seeds = f", mean of {arm.networks} seeds" if arm.networks > 1 else ""
         title = f"{name}{counted(found.images, IMAGES[found.split])}{seeds}; ± half of a 95 % interval, or its ends where 0 or 100 cuts it off"
         shown = {m: e for m, e in arm.overall.items() if arm.together is None or m != "ece"}
-        rows = [[NAMES[m], *(c if c[:1] != "(" else "" for c in _value(m, e)), *_ends(m, e)] for m, e in shown.items()]
+        rows = [[NAMES[m], _value(m, e), _plus_minus(m, e), *_ends(m, e)] for m, e in shown.items()]
         table(title, [(f"{name}over all classes", "l"), ("value", "r"), ("±", "r"), ("from", "r"), ("to", "r")], rows)
         _classes(found, arm, name)
         if arm.together is not None:
@@ -131,7 +131,7 @@ def _classes(found: Evaluation, arm: Estimated, name: str) -> None:
     """A row for each class. Programs get no title, so the head names the arm."""
     rows = []
     for c, of, predicted in zip(found.classes, arm.of_class, arm.predicted, strict=True):
-        cells = [" ".join(_value(m, e)) for m, e in of.items()]
+        cells = [_with_interval(m, e) for m, e in of.items()]
         rows.append([plain(c), f"{found.counts[c]:,}", f"{predicted:,.0f}", *cells])
     head = [(f"{name}class", "l"), ("images", "r"), ("predicted", "r"), *((NAMES[m], "r") for m in arm.of_class[0])]
     table(None, head, rows)
@@ -144,18 +144,24 @@ def _form(metric: str) -> tuple[float, str]:
     return (1.0, ".3f") if metric in NO_SHARES else (100.0, ".1f")
 
 
-def _value(metric: str, e: Estimate) -> list[str]:
-    """A number and half of its interval, in points where it is a share; empty where nothing is known. An interval that 0 or 1 cuts off
-    has no half, and its ends stand there instead."""
-    if math.isnan(e.value):
-        return ["", ""]
+def _value(metric: str, e: Estimate) -> str:
+    """A number, in points where it is a share; empty where nothing is known."""
     factor, form = _form(metric)
-    value, (low, high) = format(factor * e.value, form), _ends(metric, e)
-    if not low:
-        return [value, ""]
+    return "" if math.isnan(e.value) else format(factor * e.value, form)
+
+
+def _plus_minus(metric: str, e: Estimate) -> str:
+    """Half of its interval; empty where nothing is known, or 0 or 1 cuts the interval off."""
+    factor, form = _form(metric)
     above, below = e.high - e.value, e.value - e.low
-    even = math.isclose(above, below, abs_tol=1e-9)
-    return [value, f"±{factor * above:{form}}" if even else f"({low} … {high})"]
+    return f"±{factor * above:{form}}" if math.isclose(above, below, abs_tol=1e-9) else ""  # NaN is not close
+
+
+def _with_interval(metric: str, e: Estimate) -> str:
+    """A number with half of its interval, or where that is cut off with its ends, in one cell."""
+    low, high = _ends(metric, e)
+    spread = (_plus_minus(metric, e) or f"({low} … {high})") if low else ""
+    return f"{_value(metric, e)} {spread}"
 
 
 def _ends(metric: str, e: Estimate) -> list[str]:

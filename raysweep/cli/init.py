@@ -76,10 +76,10 @@ def _look(data: str, overrides: list[str], root: str) -> Seen:
     from raysweep.config import load as load_config
     from raysweep.config.starter import Seen
     from raysweep.data import cache, sizes
+    from raysweep.data.listing import SeveralLabelsError
     from raysweep.display.run import RunDisplay
-    from raysweep.errors import DataError
     from raysweep.events import Decoding
-    from raysweep.label_sets import SAY_SEVERAL, not_built
+    from raysweep.label_sets import not_built
     from raysweep.plan.experiment import cache_dir
 
     path = Path(data).expanduser()
@@ -94,10 +94,8 @@ def _look(data: str, overrides: list[str], root: str) -> Seen:
         with RunDisplay() as display:
             place = cache_dir(settings, Root.open(root, look=False))
             found = cache.load(settings.data, place, lambda done, total: display(Decoding(done, total)), say)
-    except DataError as error:
-        if SAY_SEVERAL not in str(error):
-            raise
-        raise DataError(
+    except SeveralLabelsError as error:
+        raise SeveralLabelsError(
             f"{error} `raysweep init` knows one class for each image; with several labels begin with `raysweep run`."
         ) from None
 

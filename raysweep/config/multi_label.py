@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from raysweep._text import Nested, join_names
 from raysweep.config.treatment import LossSection, SamplingSection
@@ -23,6 +24,7 @@ LABELS: list[str] = Field(
 BEST = (MAP, "macro_f1", "val_acc")  # metrics that decide which epoch is the best
 SELECT = (MAP, "macro_f1", "accuracy")  # by which a branch is chosen
 NOT_WITH_DATA = ("folds", "level", "min_val")  # options of data that are for one class for each image
+_BOOL = TypeAdapter(bool)
 LOSSES = ("cross_entropy", "class_weights", "focal")  # that have a binary form
 
 
@@ -52,14 +54,9 @@ def asked_for(data: Any) -> bool:
     """Whether the section ``data``, as it is written, says that an image has several labels: also by a text that stands for yes."""
     if not isinstance(data, dict):
         return False
-    return bool(data.get("labels")) or str(data.get("multi_label")).strip().lower() in (
-        "true",
-        "1",
-        "yes",
-        "on",
-        "t",
-        "y",
-    )
+    with contextlib.suppress(ValidationError):  # which is said where the section is checked
+        return bool(data.get("labels")) or _BOOL.validate_python(data.get("multi_label", False))
+    return False
 
 
 def with_best_metric(values: Nested) -> Nested:

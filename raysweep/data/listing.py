@@ -109,12 +109,16 @@ class Listing(NamedTuple):
         return tuple(set_name([self.classes[c] for c in labels]) for labels in self.sets)
 
 
-RESERVED = ("(all)", "(no label)")  # what comparisons call all classes, and images without labels
+class SeveralLabelsError(DataError):
+    """An image seems to have several labels where one class is read; the message names the option."""
+
+
+EVERY, EMPTY = RESERVED = ("(all)", "(no label)")  # what comparisons call all classes, and images without labels
 
 
 def set_name(labels: Sequence[str]) -> str:
     """A set of labels in words."""
-    return " + ".join(labels) or RESERVED[1]
+    return " + ".join(labels) or EMPTY
 
 
 def check_reserved(names: Iterable[str], where: object, what: str = "class") -> None:
@@ -123,7 +127,7 @@ def check_reserved(names: Iterable[str], where: object, what: str = "class") -> 
     if taken:
         remedy = "Call it something else" if what == "label" else f"Rename it: 'data.rename={{\"{taken[0]}\": NAME}}'"
         raise DataError(
-            f"{where} has a {what} called {taken[0]}, which stands for {'all' if taken[0] == RESERVED[0] else 'none'} of them in results. {remedy}."
+            f"{where} has a {what} called {taken[0]}, which stands for {'all' if taken[0] == EVERY else 'none'} of them in results. {remedy}."
         )
 
 
@@ -235,7 +239,7 @@ def label_name(value: Any, names: Sequence[str] | None, where: object) -> str:
         DataError: there is no label, it is of another type, the number has no name, or a class cannot have this name.
     """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        raise DataError(
+        raise SeveralLabelsError(
             f"{where} has no label. Give every row a label; or say data.multi_label=true, where an image has several labels, or none."
         )
     if not isinstance(value, (str, int, float)):

@@ -15,6 +15,7 @@ from raysweep.data.columns import Meaning, meaning_of, number
 from raysweep.data.listing import (
     Found,
     Row,
+    SeveralLabelsError,
     digest,
     label_name,
     marks,
@@ -194,7 +195,7 @@ class ManifestSource:
             wrong = []
         columns = f"{len(meaning.votes)} columns of numbers ({join_names(meaning.votes[:5])}{' …' * (len(meaning.votes) > 5)})"
         if wrong:
-            raise DataError(
+            raise SeveralLabelsError(
                 f"{table.file} has no column for the class, but {columns}, as where there is one for each class. {len(wrong):,} "
                 f"row{'s do' if len(wrong) > 1 else ' does'} not fit: the numbers in {table.place(rows[wrong[0]][0])} are "
                 f"{join_names(rows[wrong[0]][1][1:end])}, and not "

@@ -19,7 +19,7 @@ import numpy as np
 
 from raysweep._text import counted, join_names, plain, short_repr, truncate
 from raysweep.data.listing import (
-    RESERVED,
+    EMPTY,
     Found,
     Item,
     Listing,
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from raysweep.config.settings import DataSection
 
 SEPARATORS = ("|", ";")
-EMPTY = RESERVED[1]
 NOTHING = ("nan", "NaN", "None", "null", "NULL", "<NA>")  # what other programs write where there is nothing
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 
@@ -103,10 +102,8 @@ def _name(part: Any, names: Sequence[str] | None, data: DataSection, where: obje
             f"{where}: the label {plain(part.strip())} is what programs write where there is nothing. Leave the cell empty where the image has no "
             "label; if it is a label of its own, name all labels with data.classes."
         )
-    if (
-        isinstance(part, float) and part.is_integer()
-    ):  # so pandas writes whole numbers where a cell of the column is empty
-        part = int(part)
+    if isinstance(part, float) and part.is_integer():
+        part = int(part)  # pandas writes whole numbers so where a cell of the column is empty
     return label_name(part, names, where)
 
 
@@ -296,9 +293,9 @@ def of_val(listing: Listing, labels: np.ndarray, train: np.ndarray, val: np.ndar
     Raises:
         DataError: of several labels one has no training images.
     """
-    if listing.sets is None:
+    has = labels_of(listing, labels)
+    if has is None:
         return np.asarray(labels[val])
-    has: np.ndarray = _table(listing.sets, len(listing.classes))[labels]
     check_trained(has[train], listing, has[val])
     return np.asarray(has[val])
 

@@ -9,14 +9,25 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from raysweep._text import join_names, plain, truncate
 from raysweep.config.settings import DataSection
 from raysweep.data import multi_label, sizes
-from raysweep.data.listing import Found, Item, Listing, Row, canonical, check_reserved, class_name, digest, ordered
+from raysweep.data.listing import (
+    Found,
+    Item,
+    Listing,
+    Row,
+    SeveralLabelsError,
+    canonical,
+    check_reserved,
+    class_name,
+    digest,
+    ordered,
+)
 from raysweep.data.reading import LeftOut
 from raysweep.data.roles import groups, words
 from raysweep.data.suspicious import combined, masks
@@ -122,7 +133,7 @@ class Naming:
             each = "; ".join(f"{plain(name)} is {shown(parts)}" for name, parts in sorted(several.items())[:3])
             single = json.dumps([name for name in ordered(kept) if name not in several], ensure_ascii=False)
             leave = f" 'data.classes={single}' would leave these images out." if len(several) < len(kept) else ""
-            raise DataError(
+            raise SeveralLabelsError(
                 f"{self.where} has {len(several):,} class{'es' * (len(several) > 1)} that seem{'s' * (len(several) == 1)} to be several "
                 f"at once: {each}{' …' * (len(several) > 3)}. If an image may have several labels, say data.multi_label=true. If each of these is a class of its "
                 f"own, name all classes with data.classes.{leave}"
@@ -195,7 +206,7 @@ class Chosen:
         read: Found = words.settled(self.source.found(), self.asked)  # type: ignore[attr-defined]
         if self.data.multi_label:
             found = groups.assigned(read, self.group, self.naming.where)
-            every = (*self.notes, *found.notes, *_repeated(found, multi_label.in_words), *masks(found))
+            every = (*self.notes, *found.notes, *_repeated(found, several=True), *masks(found))
             self._listing = multi_label.listing(found, self.data, every)
             return self._listing
         try:
@@ -223,15 +234,17 @@ class Chosen:
         return self._listing
 
 
-def _repeated(found: Found, words: Callable[[str], str] = plain) -> list[str]:
+def _repeated(found: Found, several: bool = False) -> list[str]:
     """Files that are read several times: under two classes, in training and validation, or twice in the same place.
 
     Args:
-        words: the label of a row, in words.
+        several: an image has several labels, and a row's label is a set of them.
     """
+    words = multi_label.in_words if several else plain
+    differs = "there with different labels" if several else "in two classes"
     seen: dict[tuple[int, int], tuple[str, str, str]] = {}
     pairs: dict[str, list[str]] = {
-        "in two classes": [],
+        differs: [],
         "both in training and validation": [],
         "both for testing and for something else": [],
         "read more than once": [],
@@ -248,7 +261,7 @@ def _repeated(found: Found, words: Callable[[str], str] = plain) -> list[str]:
             label, other, name = seen.setdefault(key, (row.label, split, row.name))
             if name is row.name:
                 continue
-            kind = "in two classes" if label != row.label else "both in training and validation"
+            kind = differs if label != row.label else "both in training and validation"
             if split == "test" and other != split:
                 kind = "both for testing and for something else"
             kind = "read more than once" if (label, other) == (row.label, split) else kind
@@ -256,7 +269,7 @@ def _repeated(found: Found, words: Callable[[str], str] = plain) -> list[str]:
             same = "" if name == row.name and labels else f" is {truncate(row.name, 80)}"
             pairs[kind].append(f"{truncate(name, 80)}{same}{labels}")
     return [
-        f"{len(some):,} file{'s are' if len(some) > 1 else ' is'} {kind if words is plain else kind.replace('in two classes', 'there with different labels')}: {'; '.join(some[:MAX_PAIRS])}{' …' * (len(some) > MAX_PAIRS)}."
+        f"{len(some):,} file{'s are' if len(some) > 1 else ' is'} {kind}: {'; '.join(some[:MAX_PAIRS])}{' …' * (len(some) > MAX_PAIRS)}."
         for kind, some in pairs.items()
         if some
     ]

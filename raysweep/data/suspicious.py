@@ -56,12 +56,11 @@ def combined(names: Iterable[str]) -> dict[str, list[str]]:
 def told_of_nothing(labels: Sequence[str]) -> list[str]:
     """What is to be said of a label that seems to mean that an image has none (``No Finding`` of NIH's chest X-rays)."""
     some = [name for name in labels if name.strip().lower().replace("_", " ") in _NOTHING]
-    each = (
-        f"The label {plain(some[0])} is trained as a label of its own. If it means that an image has none"
-        if some
-        else ""
-    )
-    return [f"{each}, write an empty cell in its place, or remove its column of 0 and 1."] if some else []
+    return [
+        f"The label {plain(name)} is trained as a label of its own. If it means that an image has none, write an empty cell in its place, or "
+        "remove its column of 0 and 1."
+        for name in some[:1]
+    ]
 
 
 def words_in(names: Sequence[str]) -> list[str]:

@@ -105,7 +105,7 @@ def remedy(training: TrainingSection, fork: int, epochs: int) -> list[str]:
     if target_of(training.schedule) is not None or not rates(training, fork, fork + epochs).low:
         return []
     if training.fork is not None:
-        warms_up = training.fork.schedule == "restart" and not _ended(training, fork)
+        warms_up = training.fork.schedule == "restart" and not _restart_ended(training, fork)
         return ["training.warmup_epochs=0"] if warms_up else ["training.fork.schedule=restart"]
     longer = training.model_copy(update={"schedule_epochs": fork + epochs})
     if training.schedule == "cosine" and not rates(longer, fork, fork + epochs).low:
@@ -129,13 +129,14 @@ def warning(training: TrainingSection, found: Rates, fork: int, epochs: int, giv
     )
 
 
-def _ended(training: TrainingSection, fork: int) -> bool:
-    """Whether the schedule that began anew at an earlier fork had ended at this one."""
-    return training.fork is not None and training.fork.end is not None and fork >= training.fork.end
+def _restart_ended(training: TrainingSection, fork: int) -> bool:
+    """Whether a schedule that began anew at an earlier fork had ended at this one."""
+    own = training.fork
+    return own is not None and own.schedule == "restart" and own.end is not None and fork >= own.end
 
 
 def _why(training: TrainingSection, fork: int) -> str:
-    if training.fork is not None and training.fork.schedule == "restart" and _ended(training, fork):
+    if _restart_ended(training, fork):
         return "the schedule that began anew at an earlier fork has ended"
     if training.fork is not None:
         return {"constant": "that is the rate of the fork", "cooldown": "that was the rate of the fork"}.get(

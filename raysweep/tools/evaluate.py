@@ -176,7 +176,9 @@ def _result(
     moved, why = None, list[str]()
     if len(arms) == 2 and images.split != shown.VAL:
         control = subject.groups[1].references
-        moved, why = beyond.of_control(root, control, subject.metric, arms[0], arms[1], cases, images.classes)
+        moved, why = beyond.of_control(
+            root, control, subject.metric, arms[0], arms[1], cases, images.classes, differing
+        )
     networks = tuple(tuple(NetworkRef(n.source, n.sha256 or None, n.seed) for n in of_group) for of_group in facts)
     return Evaluation(
         id=begun.folder.id,

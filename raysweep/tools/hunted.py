@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raysweep._text import Nested
 from raysweep.config.grid import CONTROL
@@ -119,6 +119,7 @@ def _seen_on_validation(hunt: Hunt, record: HuntRecord) -> Sequence[Effect]:
 def _facts(hunt: Hunt, record: HuntRecord, found: Sequence[Effect], notes: Sequence[str]) -> Facts:
     every = rounds.trainings_of(hunt, record)
     costs = [cost(e) for e in every]
+    ends = _ends_of_chains(hunt, record)
     return Facts(
         record,
         [_of_round(hunt, record, number) for number in range(len(record.rounds))],
@@ -126,29 +127,33 @@ def _facts(hunt: Hunt, record: HuntRecord, found: Sequence[Effect], notes: Seque
         sum(images for _, images in costs),
         (sum(r.seconds for r in record.rounds) + record.seconds) / 3600,
         found,
-        _free(hunt, record),
+        _free(ends[CONTROL], record.select),
         _shares(hunt, record),
         _commands(hunt, record),
         [*record.end.get("notes", ()), *notes],
-        _on_validation(hunt, record),
+        _on_validation(hunt, record, ends),
     )
 
 
-def _on_validation(hunt: Hunt, record: HuntRecord) -> dict[str, float]:
-    """The hunt's metric on the validation images: of the checkpoint that it began with and of the ends of its chains, as far as their predictions are
-    kept."""
+def _ends_of_chains(hunt: Hunt, record: HuntRecord) -> dict[str, list[Evaluated]]:
+    """The last networks of the control's and the winner's chain with their predictions of the validation images; none where these are not kept."""
+    found: dict[str, list[Evaluated]] = {}
+    for name in (CONTROL, WINNER):
+        mine = _arm(hunt, record, name) or ([rounds.control_chain(hunt, record.rounds)] if name == CONTROL else [])
+        found[name] = []
+        with contextlib.suppress(RaysweepError):
+            found[name] = [evaluated.last(e) for e in mine]
+    return found
+
+
+def _on_validation(hunt: Hunt, record: HuntRecord, ends: Mapping[str, list[Evaluated]]) -> dict[str, float]:
+    """The hunt's metric on the validation images: of the checkpoint that it began with, and of the ends of its chains."""
     found: dict[str, float] = {}
     with contextlib.suppress(RaysweepError):
         start, _ = evaluated.parent_of(hunt.root, record.parent)
         if start.predictions.epoch == record.parent.epoch:
             found[BEGAN] = _mean([start], record.select)
-    for name in (CONTROL, WINNER):
-        mine = _arm(hunt, record, name) or ([rounds.control_chain(hunt, record.rounds)] if name == CONTROL else [])
-        with contextlib.suppress(RaysweepError):
-            rows = [evaluated.last(e) for e in mine]
-            if rows:
-                found[name] = _mean(rows, record.select)
-    return found
+    return found | {name: _mean(rows, record.select) for name, rows in ends.items() if rows}
 
 
 def _mean(rows: Sequence[Evaluated], metric: str) -> float:
@@ -168,19 +173,16 @@ def _of_round(hunt: Hunt, record: HuntRecord, index: int) -> RoundFacts:
     return RoundFacts(of_round, len(told.branches), () if told.race is None else told.race.shown, lost)
 
 
-def _free(hunt: Hunt, record: HuntRecord) -> Effect | None:
-    """What the control chain gets from offsets that are fitted for the hunt's metric, on the validation images."""
-    metric = record.select
-    mine = _arm(hunt, record, CONTROL) or [rounds.control_chain(hunt, record.rounds)]
-    with contextlib.suppress(RaysweepError):
-        rows = [evaluated.last(e) for e in mine]
-        one = rows[0].predictions
-        if metric not in fitted.METRICS or moved.too_many(len(one.classes), len(one.labels)):
-            return None
-        arm = effects.arm(CONTROL, [e.predictions.probabilities for e in rows])
-        every = moved.effects("control + offsets", arm, one.cases, one.classes, metric)
-        return next(e for e in every if (e.target, e.metric) == (ALL, metric))
-    return None
+def _free(rows: Sequence[Evaluated], metric: str) -> Effect | None:
+    """What the control chain, whose last networks these are, gets from offsets that are fitted for the hunt's metric, on the validation images."""
+    if not rows:
+        return None
+    one = rows[0].predictions
+    if metric not in fitted.METRICS or moved.too_many(len(one.classes), len(one.labels)):
+        return None
+    arm = effects.arm(CONTROL, [e.predictions.probabilities for e in rows])
+    every = moved.effects(WITH_OFFSETS, arm, one.cases, one.classes, metric)
+    return next(e for e in every if (e.target, e.metric) == (ALL, metric))
 
 
 def _shares(hunt: Hunt, record: HuntRecord) -> list[tuple[str, dict[str, float]]]:

@@ -11,11 +11,11 @@ import numpy as np
 from raysweep._text import join_names
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
+from raysweep.data.listing import SeveralLabelsError
 from raysweep.data.reading import ON_TEST
 from raysweep.data.sources import open_source
 from raysweep.errors import DataError, InputError
 from raysweep.events import Progress
-from raysweep.label_sets import SAY_SEVERAL
 from raysweep.plan import networks
 from raysweep.plan.experiment import cache_dir
 from raysweep.store.root import Root
@@ -135,10 +135,10 @@ def _other(
     folder = cache_dir(settings, root)
     try:
         listing = open_source(settings.data).listing()
-    except DataError as error:
-        if network.multi_label or SAY_SEVERAL not in str(error):
+    except SeveralLabelsError as error:
+        if network.multi_label:
             raise
-        raise DataError(
+        raise SeveralLabelsError(
             f"{error} But {network.source} was trained for one class for each image, and can only be evaluated on images that have one."
         ) from None
     where = settings.data.path or settings.data.source

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from raysweep.errors import StoreError
+from raysweep.report import effects
 from raysweep.report.findings import fitted
 from raysweep.report.findings.arms import Cases
 from raysweep.tools import beyond
@@ -14,6 +15,13 @@ from tests.report.findings.test_findings import at_most, size, times
 
 pytestmark = pytest.mark.timeout(3600)
 K, CLASSES = len(SHARES), tuple("abcdefg")
+
+
+def against(metric, offsets, branch, control, cases, classes=CLASSES):
+    """What the control with offsets is beside itself and the branch."""
+    known = effects.of_arms(control, [branch], cases, classes)[0]
+    plain = next(e.reference for e in known if (e.target, e.metric) == (effects.ALL, metric))
+    return beyond.compared(metric, offsets, branch, control, cases, classes, plain)
 
 
 def compared(seed, metric, seeds=3, **of_branch):
@@ -25,7 +33,7 @@ def compared(seed, metric, seeds=3, **of_branch):
     fit_on, shown = (Cases(images.labels[rows], K) for rows in (for_fit, ~for_fit))
     offsets = [fitted.fit(found[for_fit], fit_on, metric) for found in control]
     arms = (arm(name, [found[~for_fit] for found in of]) for name, of in (("b", branch), ("control", control)))
-    return beyond.compared(metric, offsets, *arms, shown, CLASSES)
+    return against(metric, offsets, *arms, shown)
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "balanced_accuracy"])
@@ -51,7 +59,7 @@ def test_the_numbers_are_those_of_the_offsets():
     control, branch = ([images.network() for _ in range(2)] for _ in range(2))
     offsets = [np.linspace(-1, 1, K), np.zeros(K)]
     cases = Cases(images.labels, K)
-    found = beyond.compared("accuracy", offsets, arm("b", branch), arm("control", control), cases, CLASSES)
+    found = against("accuracy", offsets, arm("b", branch), arm("control", control), cases)
 
     def right(networks):
         return np.mean([(scores.argmax(1) == images.labels).mean() for scores in networks])
@@ -71,7 +79,7 @@ def test_what_cannot_be_fitted_is_told(monkeypatch):
         raise StoreError("The predictions of epoch 3 are damaged.")
 
     monkeypatch.setattr(beyond, "_fitted", damaged)
-    found, why = beyond.of_control(None, ["base@3"], "accuracy", one, one, cases, CLASSES)
+    found, why = beyond.of_control(None, ["base@3"], "accuracy", one, one, cases, CLASSES, [])
     assert found is None
     assert why == [
         "What moved thresholds alone would give the control is not known: The predictions of epoch 3 are damaged."
@@ -91,7 +99,7 @@ def test_of_several_labels_the_threshold_of_each_is_moved():
     cases = Cases(labels, 3)
     offsets = [fitted.fit(found, cases, fitted.OF_LABELS) for found in control]
     arms = (arm("b", branch), arm("control", control))
-    found = beyond.compared(fitted.OF_LABELS, offsets, *arms, cases, ("x", "y", "z"))
+    found = against(fitted.OF_LABELS, offsets, *arms, cases, ("x", "y", "z"))
     assert found.gain > 0.2
     assert found.label != "better"
     assert set(found.overall) >= {"macro_f1", "accuracy", "mAP", "log_loss"}

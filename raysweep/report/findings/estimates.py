@@ -142,10 +142,9 @@ def _estimated(arm: Arm, found: _Measured, between: Pooled, cases: Cases) -> Est
     k = cases.classes
 
     def at(row: int, metric: str) -> Estimate:
-        highest, value = _HIGHEST.get(metric, 1.0), float(mean[row])
-        highest = (
-            1.0 if cases.several and metric == "brier" else highest
-        )  # the mean over labels, not the sum over classes
+        # of several labels the Brier score is the mean over labels, not the sum over classes
+        highest = 1.0 if cases.several and metric == "brier" else _HIGHEST.get(metric, 1.0)
+        value = float(mean[row])
         low, high = value - float(half[row]), value + float(half[row])
         return Estimate(value, max(0.0, low) if low == low else low, min(highest, high) if high == high else high)
 

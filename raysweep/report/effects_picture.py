@@ -6,7 +6,7 @@ Of many classes or branches those with the largest changes are drawn, so that th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from raysweep._text import counted
@@ -20,6 +20,7 @@ from raysweep.report.fonts import labels, safe_label
 
 MOST_CLASSES = 24
 MOST_BRANCHES = 36
+_FAINT = "#666666"
 TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1", MAP: MAP}
 _TITLES = {
     LEARNED: ("Learned (at equal alarms)", "the interval"),
@@ -62,9 +63,7 @@ def _panel(
     table = [[comparison.of(name, target, m) for target, m in columns] for name in names]
     most = max((abs(e.difference) for row in table for e in row if not math.isnan(e.difference)), default=0.0) or 0.01
     scale, colours = Normalize(-most, most), matplotlib.colormaps["PuOr"]
-    for y, row in enumerate(table):
-        for x, effect in enumerate(row):
-            _cell(axes, x, y, effect, colours(float(scale(effect.difference))))
+    _cells(axes, table, lambda difference: colours(float(scale(difference))))
     _finish(axes, comparison, columns, names)
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, shrink=0.8, aspect=18)
     bar.ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}")
@@ -118,23 +117,39 @@ def _finish(axes: Any, comparison: Comparison, columns: Sequence[tuple[str, str]
     )
 
 
-def _cell(axes: Any, x: int, y: int, effect: effects.Effect, colour: tuple[float, ...]) -> None:
+def _cells(
+    axes: Any, table: Sequence[Sequence[effects.Effect]], colour_of: Callable[[float], tuple[float, ...]]
+) -> None:
+    """A rectangle and its texts for every effect."""
+    from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    if math.isnan(effect.difference):
-        axes.text(x, y, effect.label, fontsize=6, ha="center", va="center", color="#666666")
-        return
-    real = bool(effect.shown)
-    pale = colour if real else tuple(0.25 * c + 0.75 for c in colour[:3])
-    axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=pale))
-    dark = real and sum(colour[:3]) < 1.35
-    style = {"ha": "center", "va": "center", "color": "white" if dark else "black" if real else "#666666"}
-    weight = "bold" if real else "normal"
-    axes.text(x, y - 0.1, f"{100 * effect.difference:+.1f}", fontsize=9, weight=weight, **style)
-    below = f"{100 * effect.low:+.1f} … {100 * effect.high:+.1f}"
+    boxes, inks = [], []
+    for y, row in enumerate(table):
+        for x, effect in enumerate(row):
+            if math.isnan(effect.difference):
+                _write(axes, x, y, effect.label, 6, _FAINT)
+                continue
+            colour, real = colour_of(effect.difference), bool(effect.shown)
+            boxes.append(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92))
+            inks.append(colour if real else tuple(0.25 * c + 0.75 for c in colour[:3]))
+            ink = _FAINT if not real else "white" if sum(colour[:3]) < 1.35 else "black"
+            head = f"{100 * effect.difference:+.1f}"
+            _write(axes, x, y - 0.1, head, 9, ink, "bold" if real else "normal")
+            _write(axes, x, y + 0.26, _below(effect), 5.5, ink)
+    axes.add_collection(PatchCollection(boxes, facecolors=inks, edgecolors=inks), autolim=False)
+
+
+def _write(axes: Any, x: float, y: float, text: str, size: float, ink: str, weight: str = "normal") -> None:
+    """A text in a cell. It lies within the axes, so the layout need not measure it."""
+    axes.text(x, y, text, fontsize=size, ha="center", va="center", color=ink, weight=weight).set_in_layout(False)
+
+
+def _below(effect: effects.Effect) -> str:
+    """The second line of a cell."""
     if effect.free is not None and effect.times is not None:
         times = "" if math.isnan(effect.times) else f"{effect.times:.2f} ×, "
-        below = f"{times}free {100 * effect.free:+.1f}"
-    elif math.isnan(effect.low):
-        below = counted(effect.images or 0, "image")
-    axes.text(x, y + 0.26, below, fontsize=5.5, **style)
+        return f"{times}free {100 * effect.free:+.1f}"
+    if math.isnan(effect.low):
+        return counted(effect.images or 0, "image")
+    return f"{100 * effect.low:+.1f} … {100 * effect.high:+.1f}"

@@ -99,12 +99,15 @@ class Freezing:
 
     def train(self, model: nn.Module, epoch: int) -> None:
         """Let the network work as in training, but what is frozen as in evaluation."""
+        if self.head_only(epoch):
+            head = model.get_submodule(self.head)
+            inside = {*head.modules()}
+            if any(module.training for module in model.modules() if module not in inside):
+                model.eval()  # slow in networks of many layers, so not in every epoch
+            head.train()
+            return
         model.train()
         if not self.frozen(epoch):
-            return
-        if self.head_only(epoch):
-            model.eval()
-            model.get_submodule(self.head).train()
             return
         for module in model.modules():
             parameters = list(module.parameters())

@@ -317,7 +317,7 @@ def names_in_files(model: nn.Module) -> dict[str, str]:
 def _timm(name: str) -> Callable[..., nn.Module]:
     timm = _library("timm", "timm")
     architecture = name.partition(".")[0]
-    if architecture not in timm.list_models():
+    if not timm.is_model(architecture):
         raise ConfigError(
             f"model.name: timm has no network {truncate(name)!r}.{did_you_mean(architecture, timm.list_models())} "
             "timm.list_models() returns all names."

@@ -90,8 +90,10 @@ def test_a_frozen_layer_works_as_in_evaluation_and_others_as_in_training(net, se
     assert net.training
     only = Freezing.of(net, section(freeze="backbone"), 3, some.able)
     only.apply(net, 1)
-    only.train(net, 1)
-    assert [name for name, m in net.named_modules() if m.training] == ["11"]
+    for before in (net.train, net.eval, lambda: None):
+        before()
+        only.train(net, 1)
+        assert [name for name, m in net.named_modules() if m.training] == ["11"]
     assert only.moving(net, 1) == ["11.weight", "11.bias"]
     assert not [n for n in some.moving(net, 1) if n.startswith(("0.", "3."))]
 

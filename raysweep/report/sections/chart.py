@@ -46,27 +46,30 @@ def svg(lines: Sequence[Line], name: str) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2, 2.5), layout="constrained")
-    FigureCanvasSVG(figure)
+    canvas = FigureCanvasSVG(figure)
     axes = figure.subplots()
+    drawn: set[tuple[tuple[int, float], ...]] = set()
     for line in lines:
-        _draw(axes, line)
+        _draw(axes, line, drawn)
     for fork in {line.fork for line in lines if line.fork}:
         axes.axvline(fork, color=_GREY, linestyle=":", linewidth=1)
     _finish(axes)
     out = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
-        figure.savefig(
-            out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        figure.patch.set_visible(False)  # the page's background shows
+        facts = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        canvas.print_svg(out, metadata=facts)  # savefig would draw everything twice
     text = out.getvalue()
     return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
-def _draw(axes: Any, line: Line) -> None:
+def _draw(axes: Any, line: Line, drawn: set[tuple[tuple[int, float], ...]]) -> None:
+    """Draw a line; ``drawn`` are the epochs of parents that are there already, since branches have theirs in common."""
     points = [(e, v) for e, v in zip(line.epochs, line.values, strict=False) if v is not None]
     fork = -1 if line.fork is None else line.fork
-    before, own = [p for p in points if p[0] <= fork], [p for p in points if p[0] >= fork]
-    if before:
+    before, own = tuple(p for p in points if p[0] <= fork), [p for p in points if p[0] >= fork]
+    if before and before not in drawn:
+        drawn.add(before)
         axes.plot(*zip(*before, strict=True), color=_GREY, linewidth=1.4, zorder=1)
     if own:
         control = line.style is None

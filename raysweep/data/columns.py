@@ -29,6 +29,10 @@ from raysweep.errors import DataError, did_you_mean
 _LOOKED_AT = 20  # rows
 
 
+class WrongFlagError(DataError):
+    """A column of 0 and 1 holds something else."""
+
+
 @dataclass(frozen=True)
 class Meaning:
     """The columns of a table."""
@@ -48,6 +52,7 @@ def meaning_of(
     flags: Sequence[str] = (),
     multi_label: bool = False,
     group: str | None = None,
+    alike: Sequence[str] = (),
 ) -> Meaning:
     """What the columns of a table mean.
 
@@ -57,6 +62,7 @@ def meaning_of(
         flags: the columns of 0 and 1, one for each label, that the user names.
         multi_label: an image may have several labels.
         group: the column that says which images belong together.
+        alike: the columns of 0 and 1 in the table of the training images.
 
     Raises:
         DataError: a column that is needed is not found; the message has the line that names it.
@@ -81,13 +87,13 @@ def meaning_of(
     labels = [label] if label else [c for c in every_column(have, LABEL_COLUMNS) if c not in (path, split)]
     others = [name for name in have if name not in (path, split, group)]
     if multi_label and not label and not flags:
-        labels = _without_yes_or_no(labels, others, have, first)
+        labels = _without_yes_or_no([name for name in labels if name not in alike], others, have, first)
     if not labels and not _has_header(table) and len(others) == 1:
         labels = others
     if flags:
         votes, labels = [_asked(table, "labels", name) or name for name in flags], []
     elif multi_label and not labels:
-        votes = _yes_or_no(table, others, have, first, split)
+        votes = [_alike(table, name) for name in alike] or _yes_or_no(table, others, have, first, split)
     else:
         votes = [] if labels else _numeric(others, have, first)
     if not labels and len(votes) < 2:
@@ -119,13 +125,20 @@ def _about_splits(table: Table, split: str | None, flag: tuple[str, str] | None,
     return found
 
 
-def may_be_list(table: Table) -> bool:
-    """Whether a table seems to name images and their classes. Reads only its beginning."""
+def may_be_list(table: Table, multi_label: bool = False, flags: Sequence[str] = ()) -> bool:
+    """Whether a table seems to name images and their classes. Reads only its beginning.
+
+    Args:
+        multi_label, flags: as for :func:`meaning_of`.
+    """
     try:
-        meaning_of(table, None)
+        have = table.columns()
+        meaning_of(table, None, flags=[name for name in flags if column(have, [name])], multi_label=multi_label)
+    except WrongFlagError:
+        return True
     except (DataError, OSError):
         return False
-    return bool(_first_rows(table, table.columns()))
+    return bool(_first_rows(table, have))
 
 
 def _has_header(table: Table) -> bool:
@@ -157,6 +170,18 @@ def _asked(table: Table, what: str, name: str | None) -> str | None:
         f"{'data.labels' if what == 'labels' else f'data.columns: {what}'}: {table.file} has no column {short_repr(name)}. Its columns are {join_names(have)}."
         f"{did_you_mean(name, have)}"
     )
+
+
+def _alike(table: Table, name: str) -> str:
+    """The column of a label that the table of the training images has."""
+    have = table.columns()
+    found = name if name in have else column(have, [name])
+    if found is None:
+        raise DataError(
+            f"{table.file} has no column {plain(name)}, which is a label in the table of the training images. Its columns are {join_names(have)}."
+            f"{did_you_mean(name, have)} Add it, with 0 for images without this label, or name the columns of labels: data.labels=[…]."
+        )
+    return found
 
 
 def _by_content(have: Sequence[str], first: Sequence[Sequence[Any]]) -> str | None:
@@ -195,7 +220,7 @@ def _yes_or_no(
     """The columns that hold 0 and 1. Rows for testing have no say, for they may have no labels, unless there are no others.
 
     Raises:
-        DataError: half of a column's first values are 0 and 1 and others are not: one wrong cell must not take a label away without a word.
+        WrongFlagError: half of a column's first values are 0 and 1 and others are not: one wrong cell must not take a label away without a word.
     """
     found = []
     rows = [(i, row) for i, row in enumerate(first) if split is None or not _is_test(split, row[have.index(split)])]
@@ -206,7 +231,7 @@ def _yes_or_no(
             found.append(name)
         elif 0 < len(wrong) <= len(values) / 2:
             line = next(line for n, (line, _) in enumerate(table.rows([name])) if n == wrong[0][0])
-            raise DataError(
+            raise WrongFlagError(
                 f"{table.place(line)}: the column {plain(name)} has {short_repr(wrong[0][1])} among zeros and ones. If it is a label, say 0 or "
                 "1 of every image; if not, name the columns of labels: data.labels=[…]."
             )

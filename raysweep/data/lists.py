@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from raysweep._text import join_names
+from raysweep.config.settings import DataSection
 from raysweep.data.columns import may_be_list
 from raysweep.data.listing import only_split_in
 from raysweep.data.tables import FLAG_COLUMNS, LIST_SUFFIXES, SPLIT_COLUMNS, CsvTable, Table, column, open_table
@@ -14,18 +15,20 @@ from raysweep.errors import DataError
 Files = list[tuple[Table, str | None]]
 
 
-def find(path: Path) -> Files:
+def find(path: Path, data: DataSection) -> Files:
     """The lists directly in a folder that name images and their classes, each with the split in its own name."""
     tables = [t for t in _tables(path) if "submission" not in t.file.name.lower()]  # Kaggle's have one column a class
-    return [(table, only_split_in(table.file.stem)) for table in tables if may_be_list(table)]
+    return [
+        (table, only_split_in(table.file.stem)) for table in tables if may_be_list(table, data.multi_label, data.labels)
+    ]
 
 
-def in_splits(path: Path) -> Files:
+def in_splits(path: Path, data: DataSection) -> Files:
     """The lists in the folders of the splits, one in each, with the names of their columns (Roboflow's ``train/_classes.csv``)."""
     found: Files = []
     for folder in sorted(p for p in path.iterdir() if p.is_dir() and not is_hidden(p.name)):
         split = only_split_in(folder.name)
-        files = find(folder) if split is not None else []
+        files = find(folder, data) if split is not None else []
         found += [(table, split) for table, _ in files if not isinstance(table, CsvTable) or table.has_header]
         if split is not None and not files:
             return []
@@ -33,10 +36,10 @@ def in_splits(path: Path) -> Files:
     return found if "train" in splits and 1 < len(splits) == len(set(splits)) else []
 
 
-def find_below(path: Path) -> Files:
+def find_below(path: Path, data: DataSection) -> Files:
     """The lists in the only folder directly in ``path`` that has any."""
     inner = sorted(p for p in path.iterdir() if p.is_dir() and not is_hidden(p.name))
-    found = [files for folder in inner if (files := find(folder))]
+    found = [files for folder in inner if (files := find(folder, data))]
     return found[0] if len(found) == 1 else []
 
 
@@ -83,19 +86,19 @@ def _unlabelled(path: Path, files: Files) -> list[str]:
     )
 
 
-def others_beside(file: Path) -> list[str]:
+def others_beside(file: Path, data: DataSection) -> list[str]:
     """The names of the other lists in the folder of a list that is read alone."""
     if column(open_table(file).columns(), (*SPLIT_COLUMNS, *FLAG_COLUMNS)) is not None:
         return []
     split = only_split_in(file.stem)
-    others = [t.file.name for t, s in find(file.parent) if t.file.name != file.name and s is not None]
+    others = [t.file.name for t, s in find(file.parent, data) if t.file.name != file.name and s is not None]
     return others if split is not None else []
 
 
-def how_to_read_all(folder: Path) -> str:
+def how_to_read_all(folder: Path, data: DataSection) -> str:
     """What takes the lists of all splits in a folder."""
     try:
-        of_splits(find(folder), folder)
+        of_splits(find(folder, data), folder)
     except DataError:
         return "To read the list of another split, too, put one list for each split into a folder of their own."
     return f"data.path={folder} takes the lists of all splits."

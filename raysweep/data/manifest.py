@@ -23,6 +23,7 @@ from raysweep.data.listing import (
     split_of,
     split_value,
     stamp,
+    truth,
 )
 from raysweep.data.located import Locator, Named, Place, text_of
 from raysweep.data.roles.groups import column_of, grouped
@@ -107,12 +108,14 @@ class ManifestSource:
         """Every row of every table that names an image, and each table's class names for numbers."""
         lines: list[_Line] = []
         labels = []
-        for t, (table, of_table) in enumerate(self.files):
-            meaning = self._meaning(table)
+        given: dict[str, bool] = {}  # column of a label → whether an image has it
+        for t, ((table, of_table), meaning) in enumerate(zip(self.files, self._meanings(), strict=True)):
             self.notes += [*table.notes(), *meaning.notes]
             rows = self._named_rows(table, meaning)
             label = self._label_column(table, meaning, [values for _, values in rows])
             labels.append(meaning.labels[label] if meaning.labels else "")
+            for i, name in enumerate(meaning.votes, start=1):
+                given[name] = given.get(name, False) or any(truth(values[i]) for _, values in rows)
             for number_, values in rows:
                 place_of_split = len(meaning.labels) + len(meaning.votes) + 1
                 word = values[place_of_split] if meaning.split else None
@@ -121,11 +124,21 @@ class ManifestSource:
                 if value is not None or meaning.labels:
                     group = values[-1] if self._group_in(table) else None
                     lines.append(_Line(t, number_, values[0], value, of_row, group))
+        if self.multi is not None and not self.multi.labels:
+            self.notes += _of_nobody([name for name, some in given.items() if not some])
         return self._by_folder(lines), meanings([table for table, _ in self.files], labels)
 
-    def _meaning(self, table: Table) -> Meaning:
+    def _meanings(self) -> list[Meaning]:
+        """What the columns of each table mean; those of labels are the same in all, as in that of the training images."""
+        several = self.multi is not None
         flags = [] if self.multi is None else self.multi.labels
-        return meaning_of(table, self.columns, self.remedy, flags, self.multi is not None, self._group_in(table))
+        alike: tuple[str, ...] = ()
+        found: dict[int, Meaning] = {}
+        for t, (table, _) in sorted(enumerate(self.files), key=lambda one: one[1][1] in ("val", "test")):
+            group = self._group_in(table)
+            found[t] = meaning_of(table, self.columns, self.remedy, flags, several, group, alike)
+            alike = alike or (found[t].votes if several else ())
+        return [found[t] for t in range(len(self.files))]
 
     def _label(self, line: _Line, names: list[str] | None) -> str:
         """The class of a row, or its set of labels. Raises DataError where there is none that can be read."""
@@ -334,3 +347,11 @@ class ManifestSource:
     def found(self) -> Found:
         rows, roles, _ = self._rows()
         return roles.found(rows, self.rest.left_out(), tuple(self.notes))
+
+
+def _of_nobody(columns: Sequence[str]) -> list[str]:
+    """What is to be said of columns that are 0 for every image."""
+    if not columns:
+        return []
+    are = "is no label, because it is" if len(columns) == 1 else "are no labels, because they are"
+    return [f"{join_names(columns)} {are} 0 for every image. data.labels=[…] makes labels of such columns, too."]

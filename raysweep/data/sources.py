@@ -146,9 +146,9 @@ def _csv(path: Path, data: DataSection, notes: list[str]) -> Source:
 
 
 def _manifest(path: Path, data: DataSection, notes: list[str]) -> Source:
-    beside = lists.others_beside(path)
+    beside = lists.others_beside(path, data)
     if beside:
-        notes.append(f"Not read: {join_names(beside)} beside {path.name}. {lists.how_to_read_all(path.parent)}")
+        notes.append(f"Not read: {join_names(beside)} beside {path.name}. {lists.how_to_read_all(path.parent, data)}")
     return ManifestSource(path, [(open_table(path), None)], data=data)
 
 
@@ -230,7 +230,7 @@ class _Folder:
             return listed
         if len(source.labels()) < 2:
             return self._list() or source
-        files = lists.find(self.path)
+        files = lists.find(self.path, self.data)
         if not files:
             return source
         name = join_names(table.file.name for table, _ in files)
@@ -252,9 +252,9 @@ class _Folder:
 
     def _list(self) -> Source | None:
         """The list, or the lists of the splits, in the folder or in the only one in it that has any."""
-        files, left = lists.of_splits(
-            lists.find(self.path) or lists.in_splits(self.path) or lists.find_below(self.path), self.path
-        )
+        where, data = self.path, self.data
+        found = lists.find(where, data) or lists.in_splits(where, data) or lists.find_below(where, data)
+        files, left = lists.of_splits(found, where)
         if not files:
             return None
         self.notes.append(f"Read from the list {join_names(str(t.file.relative_to(self.path)) for t, _ in files)}.")
@@ -273,7 +273,7 @@ class _Folder:
         if len(inner) != 1 or self.tree.images or inner[0].is_symlink():
             return None
         below = _Folder(inner[0], self.data, self.notes)
-        if not below._kinds() and not lists.find(inner[0]) and len(folders.subfolders(inner[0])) != 1:
+        if not below._kinds() and not lists.find(inner[0], self.data) and len(folders.subfolders(inner[0])) != 1:
             return None
         self.notes.append(f"Read in {inner[0].name}/, the only folder there.")
         return below.opened()

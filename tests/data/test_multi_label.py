@@ -184,6 +184,57 @@ def test_a_named_label_that_no_image_has_is_told(tmp_path):
         cache.load(section(table, labels=["a", "b", "rare"]), tmp_path / "cache")
 
 
+def tables(folder, **heads):
+    """A folder with one list for each split; a head is the names of its columns of labels, each with its cells or with ones and zeros."""
+    folder.mkdir()
+    for split, columns in heads.items():
+        cells = {
+            c: list(v) if isinstance(v, str) else [str((i >> n) & 1) for i in range(20)]
+            for n, (c, v) in enumerate(columns.items())
+        }
+        for i in range(20):
+            pixels = np.random.default_rng([i, len(split)]).integers(0, 255, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{split}{i}.png")
+        rows = [",".join([f"{split}{i}.png", *(values[i] for values in cells.values())]) for i in range(20)]
+        (folder / f"{split}.csv").write_text("\n".join([",".join(["path", *columns]), *rows]) + "\n")
+    return folder
+
+
+def test_an_unreadable_cell_of_a_list_of_test_images_is_left_out(tmp_path):
+    odd = "0?" + "10" * 9
+    folder = tables(tmp_path / "one", train={"a": 1, "b": 1}, val={"a": 1, "b": 1}, test={"a": odd, "b": 1})
+    found = cache.load(section(folder), tmp_path / "cache")
+    assert found.classes == ("a", "b")
+    assert "rows of test images without a class" in found.reading.left_out
+    assert found.reading.seal.images == 19
+    folder = tables(tmp_path / "two", train={"a": 1, "b": 1}, val={"a": odd, "b": 1})
+    with pytest.raises(DataError, match=r"val.csv, line 3: the column a has '\?'"):
+        cache.load(section(folder), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("options", [{}, {"labels": ["a", "b"]}])
+def test_lists_in_a_folder_are_found_beside_columns_of_other_numbers(tmp_path, options):
+    columns = {"age": "34567" * 4, "a": 1, "b": 1}
+    found = cache.load(section(tables(tmp_path / "one", train=columns, val=columns), **options), tmp_path / "cache")
+    assert found.classes == ("a", "b")
+    assert len(found.train.labels) == len(found.val.labels) == 20
+
+
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_all_lists_have_the_columns_of_the_training_images(tmp_path, other):
+    full = {"a": 1, "b": 1}
+    folder = tables(tmp_path / "one", **{"train": full, "val": full, "test": full, other: {"b": 1, "x": 1}})
+    with pytest.raises(DataError, match=rf"{other}.csv has no column a, which is a label.*with 0 for images without"):
+        cache.load(section(folder), tmp_path / "cache")
+
+
+def test_a_column_of_zeros_is_no_label_and_that_is_told(tmp_path):
+    folder = tables(tmp_path / "one", train={"a": 1, "b": 1, "z": "0" * 20}, val={"a": 1, "b": 1, "z": "0" * 20})
+    found = cache.load(section(folder), tmp_path / "cache")
+    assert found.classes == ("a", "b")
+    assert [line for line in found.reading.lines() if "z is no label, because it is 0 for every image" in line]
+
+
 @pytest.mark.parametrize("yes", [True, 1, "true", "Yes"])
 def test_every_word_for_yes_means_several_labels(yes):
     assert DataSection.model_validate({"path": "list.csv", "multi_label": yes}).min_val == 0

@@ -46,7 +46,7 @@ def svg(lines: Sequence[Line], name: str) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2, 2.5), layout="constrained")
-    canvas = FigureCanvasSVG(figure)
+    canvas: Any = FigureCanvasSVG(figure)
     axes = figure.subplots()
     drawn: set[tuple[tuple[int, float], ...]] = set()
     for line in lines:

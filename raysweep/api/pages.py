@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from raysweep.report.comparison import Comparison
 
 _CHECKPOINTS = ("checkpoint", "loss", "val loss", MAP, "accuracy", "macro-F1", "worst class", "")
-_WORDS = ("checkpoint", "worst class", "")  # columns that hold no numbers
+_WORDS = ("checkpoint", "worst class", "worst label", "")  # columns that hold no numbers
 
 
 def checkpoints(
@@ -45,7 +45,9 @@ def checkpoints(
         }
         within = {name: "" for name in cells if name != "checkpoint" and batch is not None}
         rows.append([text for name, text in (cells | within).items() if several or name != MAP])
-    return [(name, "l" if name in _WORDS else "r") for name in _CHECKPOINTS if several or name != MAP], rows
+    heads = [name for name in _CHECKPOINTS if several or name != MAP]
+    heads = [name.replace("class", "label") for name in heads] if several else heads
+    return [(name, "l" if name in _WORDS else "r") for name in heads], rows
 
 
 def worst(metrics: Mapping[str, Any]) -> str:

@@ -179,7 +179,8 @@ def _show_experiment(experiment: Experiment) -> None:
         best = manifest.best_file
         columns, rows = pages.checkpoints([(e.epoch, e.batch, e.metrics, e.file == best) for e in manifest.entries])
         names = [name for name, _ in columns]
-        table(None, columns, rows, optional=[names.index(n) for n in ("loss", "worst class", "val loss")])
+        worst = names.index("macro-F1") + 1  # of the class or the label
+        table(None, columns, rows, optional=[names.index("loss"), worst, names.index("val loss")])
     root = experiment.root
     old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
     if old:

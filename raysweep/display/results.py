@@ -36,7 +36,8 @@ def results_table(rows: Sequence[Row], err: bool = False, whole: str = "--json")
     classes = [k.removeprefix("recall_") for k in dict.fromkeys(k for r in rows for k in r) if k.startswith("recall_")]
     sizes = {c: (_varied(rows, c), _largest(rows, against, c)) for c in classes}
     several = any(MAP in r for r in rows)
-    first = [*_COLUMNS[:2], (MAP, "r"), (f"{MAP} − control", "r"), *_COLUMNS[2:]] if several else _COLUMNS
+    of_maps = [(MAP, "r"), (f"{MAP} − control", "r")]
+    first = [*_COLUMNS[:2], *of_maps, *_COLUMNS[2:-1], ("worst label", "l")] if several else _COLUMNS
     columns = [*first, *((c, "r") for c in labels(classes))]
     cells = [
         [*_cells(r, several), *(_recall(r, its, c) for c in classes)] for r, its in zip(rows, against, strict=True)

@@ -87,6 +87,7 @@ def test_compare_has_every_label_and_is_told_on_the_page(made, capsys):
     page = (sweep.folder / "report.html").read_text()
     assert "Labels together" in page
     assert "<th>mAP</th>" in page
+    assert "worst label (recall)" in page
     assert "Confusion matri" not in page
     assert "raysweep suggest" not in page
     assert (sweep.folder / layout.EFFECTS_PNG).stat().st_size > 1000
@@ -194,7 +195,9 @@ def test_what_only_reads_works(made, capsys):
     rows = json.loads(command(capsys, made, "list", "--json"))
     mine = next(r for r in rows if r["id"] == parent.id)
     assert mine["metrics"]["mAP"] > 0
-    assert "star" in command(capsys, made, "show", "parent")
+    shown = command(capsys, made, "show", "parent")
+    assert "star" in shown
+    assert "worst label" in shown
     command(capsys, made, "lineage")
     command(capsys, made, "verify", "parent")
     command(capsys, made, "verify", "parent", "--replay")

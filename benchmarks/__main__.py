@@ -10,7 +10,8 @@ from benchmarks import measuring
 
 # name → default number of repeats, and what it compares
 NAMES = {
-    "epoch": (6, "an epoch in one process, saving, data loading: bare loop, JPEGs, Lightning, transformers"),
+    "epoch": (6, "an epoch in one process, data loading: bare loop, JPEGs, Lightning, transformers"),
+    "saving": (5, "for how long a checkpoint blocks training: three torch.save, Lightning, transformers"),
     "distributed": (5, "an epoch on two workers: torchrun with DDP"),
     "start": (5, "from the command to the first training step: the import of torch"),
     "catalog": (7, "help, and listing 10,000 experiments: limits in seconds, on an idle machine"),

@@ -17,7 +17,6 @@ from benchmarks import measuring
 from benchmarks.measuring import CPUS, Laps, Row, in_a_process, interleave
 from raysweep.events import BatchDone, EpochDone, Event
 
-SAVES, SHORT = 8, 4096  # checkpoints whose pause is measured, and the images trained between two of them
 MODELS = {"cnn": "cnn", "vit": "python:benchmarks.vit:build"}
 
 
@@ -58,52 +57,26 @@ def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def saving(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """Seconds for which a checkpoint blocks training: raysweep against three ``torch.save`` of the same network.
+def network(model: str, classes: int) -> Any:
+    """One of MODELS, for gray images."""
+    from raysweep.training import models
 
-    Epochs are short and the variants do not take turns: after a pause of twenty seconds, memory is slower at first.
-    """
-    import torch
-
-    from benchmarks import loader
-    from raysweep.launch import run as launching
-    from raysweep.plan import experiment as experiment_plan
-
-    events: list[EpochDone] = []
-    settings = settings_of(root, o.model, SAVES, sampling={"samples_per_epoch": SHORT})
-    launching.run(
-        experiment_plan.plan_experiment(settings),
-        lambda event: events.append(event) if isinstance(event, EpochDone) else None,
-    )
-    loop, net = _bare(root, o.model)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.001, weight_decay=0.02)
-    three, out = [], Path(tempfile.mkdtemp(dir=root))
-    for epoch in range(1, SAVES + 1):
-        loop._epoch(net, optimizer, torch.randperm(len(loop.y))[:SHORT])
-        began = time.perf_counter()
-        loader.save(net, optimizer, epoch, out)
-        three.append(time.perf_counter() - began)
-    # Not the first ones, which allocate buffers and create files.
-    return {
-        "ours": statistics.median(e.blocked_seconds for e in events[1:]),
-        "three": statistics.median(three[1:]),
-    }
+    return models.build(MODELS[model], {}, classes, 1, trusted=True)
 
 
-def _bare(root: Path, model: str) -> tuple[Any, Any]:
+def bare_loop(root: Path, model: str) -> tuple[Any, Any]:
+    """(the loop over images in memory, the network in channels_last)."""
     import torch
 
     from benchmarks.bare import Bare
-    from raysweep.training import models
 
     loop = Bare(root / ".raysweep" / "cache", CPUS)
-    net = models.build(MODELS[model], {}, loop.classes, 1)
-    return loop, net.to(memory_format=torch.channels_last)
+    return loop, network(model, loop.classes).to(memory_format=torch.channels_last)
 
 
 def bare(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     """The loop alone: images in memory, nothing saved."""
-    loop, net = _bare(root, o.model)
+    loop, net = bare_loop(root, o.model)
     laps = Laps()
     loop.timed(net, o.laps, laps.end)
     return {}
@@ -112,14 +85,14 @@ def bare(root: Path, o: argparse.Namespace) -> dict[str, Any]:
 def lightning(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import trainers
 
-    trainers.lightning(*_bare(root, o.model), o.laps, Path(tempfile.mkdtemp(dir=root)), Laps())
+    trainers.lightning(*bare_loop(root, o.model), o.laps, Path(tempfile.mkdtemp(dir=root)), Laps())
     return {}
 
 
 def transformers(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import trainers
 
-    trainers.transformers(*_bare(root, o.model), o.laps, Path(tempfile.mkdtemp(dir=root)), Laps())
+    trainers.transformers(*bare_loop(root, o.model), o.laps, Path(tempfile.mkdtemp(dir=root)), Laps())
     return {}
 
 
@@ -139,12 +112,11 @@ def jpegs(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmarks import loader
-    from raysweep.training import models
 
     data, folder, moments = _jpegs(root)
     out = Path(tempfile.mkdtemp(dir=root))
     torch.set_num_threads(CPUS)
-    net = models.build(MODELS[o.model], {}, len(data.classes), 1)
+    net = network(o.model, len(data.classes))
     laps = Laps()
     for _ in loader.epochs(folder, net, o.laps, moments, out, o.model == "vit"):
         laps.end()
@@ -184,7 +156,6 @@ WAYS = {
     "jpegs": jpegs,
     "lightning": lightning,
     "transformers": transformers,
-    "saving": saving,
     "feeding": feeding,
 }
 # peer → its name, and by model the target: the largest ratio raysweep / peer
@@ -205,10 +176,6 @@ def compare(repeats: int, models: tuple[str, ...] = tuple(MODELS)) -> list[Row]:
             mine, old = runs["ours"], runs["jpegs"]
             for way, (peer, limits) in PEERS.items():
                 rows.append(Row(f"epoch of `{model}`", peer, mine["seconds"], runs[way]["seconds"], "s", limits[model]))
-            what = f"`{model}`: training blocked by a checkpoint"
-            saves = [in_a_process("benchmarks.epoch", "saving", root, model=model) for _ in range(min(5, repeats))]
-            both = [1e3 * r["ours"] for r in saves], [1e3 * r["three"] for r in saves]
-            rows.append(Row(what, "three `torch.save`", *both, "ms", 0.1))
             size = [mine["bytes"] / 1e6], [old["bytes"] / 1e6]
             rows.append(Row(f"`{model}`: bytes per epoch", "three full files", *size, "MB", 0.6))
             most = runs["bare"]["peak_mb"] + 300 + mine["checkpoint"] / 1e6

@@ -32,12 +32,11 @@ def loop(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmarks.bare import Bare
-    from benchmarks.epoch import MODELS
-    from raysweep.training import models
+    from benchmarks.epoch import network
 
     bare = Bare(root / "cache", CPUS)
     torch.manual_seed(0)
-    net = models.build(MODELS[o.model], {}, bare.classes, 1).to(memory_format=torch.channels_last)
+    net = network(o.model, bare.classes).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.001, weight_decay=0.02)
     laps = Laps()
     for _ in range(o.laps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from raysweep.data.tables import (
     PATH_COLUMNS,
     SPLIT_COLUMNS,
     CsvTable,
+    ParquetTable,
     Table,
     column,
     every_column,
@@ -146,14 +148,15 @@ def _has_header(table: Table) -> bool:
 
 
 def _first_rows(table: Table, have: Sequence[str]) -> list[list[Any]]:
-    names = [name for name in have if have.count(name) == 1]
-    found = []
-    if isinstance(table, CsvTable) and len(names) == len(have):
-        for _, row in table.rows(names):
-            found.append(row)
-            if len(found) == _LOOKED_AT:
-                break
-    return found
+    """The first rows, in the order of the columns; None for images, which are large. None of them where a name is there twice."""
+    if len(set(have)) < len(have):
+        return []
+    images = (
+        {name for name, kind in table.kinds().items() if kind == "bytes"} if isinstance(table, ParquetTable) else ()
+    )
+    names = [name for name in have if name not in images]
+    rows = (dict(zip(names, row, strict=True)) for _, row in itertools.islice(table.rows(names), _LOOKED_AT))
+    return [[row.get(name) for name in have] for row in rows]
 
 
 def _asked(table: Table, what: str, name: str | None) -> str | None:

@@ -124,6 +124,20 @@ def test_a_list_and_columns_of_flags_give_the_same_data(tmp_path):
     assert "16 of them have no label" in " ".join(listed.reading.lines())
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_columns_of_flags_are_found_in_other_tables_too(tmp_path, kind):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    listed = cache.load(section(write(tmp_path, ROWS)), tmp_path / "cache")
+    rows = [{"path": n, "age": i, **{c: int(c in t) for c in "abc"}} for i, (n, t) in enumerate(ROWS)]
+    if kind == "jsonl":
+        (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
+    assert cache.load(section(tmp_path / f"list.{kind}"), tmp_path / "cache").sha256 == listed.sha256
+
+
 FLAGS = [(name, 40 + i, *(int(c in labels) for c in "abc")) for i, (name, labels) in enumerate(ROWS)]
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.situations.reading import plant, read, refusal
@@ -117,6 +119,15 @@ def test_lists_of_all_splits_are_read_from_their_folder_and_named_where_one_is_g
     alone = read(tmp_path / "train.csv")
     assert (alone.train, alone.val) == ({"cat": 1, "dog": 1}, None)
     assert f"Not read: test.csv, val.csv beside train.csv. data.path={tmp_path}" in alone.notes
+
+
+def test_lists_of_all_splits_may_be_json_lines(tmp_path):
+    def lines(rows):
+        return "".join(json.dumps({"path": path, "label": label}) + "\n" for path, label in rows)
+
+    lists = {"train.jsonl": lines(ROWS[:2]), "val.jsonl": lines(ROWS[2:3]), "test.jsonl": lines(ROWS[3:])}
+    found = read(plant(tmp_path, {**IMAGES, **lists}))
+    assert (found.train, found.val, found.test) == ({"cat": 1, "dog": 1}, {"cat": 1}, {"dog": 1})
 
 
 def test_several_folds_are_asked_about(tmp_path):

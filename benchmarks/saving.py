@@ -1,8 +1,8 @@
 """For how long a checkpoint blocks training: three ``torch.save``, Lightning's ModelCheckpoint, the Trainer of transformers.
 
 Every variant trains the same network for the same number of images between two checkpoints. Lightning and transformers write one
-checkpoint (weights, optimizer, and what else they need to go on), as their users have it; ``torch.save`` writes the three files of an epoch
-that raysweep writes. What is timed is the call that saves, in the process that trains.
+checkpoint (weights, optimizer, and what else they need to go on), as their users have it; ``torch.save`` writes the old system's three files
+of an epoch. What is timed is the call that saves, in the process that trains.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks import epoch, measuring
 from benchmarks.measuring import Row, in_a_process
 from raysweep.events import EpochDone, Event
 
-SAVES, SHORT = 8, 4096  # checkpoints whose pause is measured, and the images trained between two of them
+SAVES, SHORT = 8, 2816  # checkpoints whose pause is measured, and the images trained between two of them
 PEERS = {
     "three": ("three `torch.save`", 0.1),
     "lightning": ("Lightning's ModelCheckpoint", None),
@@ -105,6 +105,7 @@ def transformers(root: Path, o: argparse.Namespace) -> dict[str, Any]:
 def _train(train: Callable[..., None], root: Path, o: argparse.Namespace) -> None:
     loop, net = epoch.bare_loop(root, o.model)
     loop.x, loop.y = loop.x[:SHORT], loop.y[:SHORT]
+    assert len(loop.y) == SHORT
     train(loop, net, SAVES, Path(tempfile.mkdtemp(dir=root)), _NoLaps())
 
 

@@ -12,6 +12,7 @@ from raysweep.api import pages
 from raysweep.api.experiment import Experiment
 from raysweep.api.given import Held, Reference
 from raysweep.errors import RaysweepError
+from raysweep.label_sets import MAP
 from raysweep.report.card import MOST_ROWS, SOFT, Card, Cell, Shown, Table, left_out
 from raysweep.store import experiment as experiments
 from raysweep.store import layout, results, verdict_file
@@ -159,7 +160,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
         ("− control", "r"),
         ("macro-F1", "r"),
         ("− control", "r"),
-        ("worst class", "l"),
+        ("worst label" if any(MAP in r for r in rows) else "worst class", "l"),
     ]
     more = left_out(
         len(rows) - len(shown), "branch of smaller macro-F1", "branches of smaller macro-F1", ".to_pandas()"

@@ -20,7 +20,6 @@ from raysweep.data.tables import (
     PATH_COLUMNS,
     SPLIT_COLUMNS,
     CsvTable,
-    ParquetTable,
     Table,
     column,
     every_column,
@@ -31,8 +30,16 @@ from raysweep.errors import DataError, did_you_mean
 _LOOKED_AT = 20  # rows
 
 
+class LackingError(DataError):
+    """A table has no column for the image or for the class."""
+
+
 class WrongFlagError(DataError):
-    """A column of 0 and 1 holds something else."""
+    """A column of 0 and 1 holds something else; ``others``: how many columns hold nothing else."""
+
+    def __init__(self, text: str, others: int = 0) -> None:
+        super().__init__(text)
+        self.others = others
 
 
 @dataclass(frozen=True)
@@ -75,15 +82,7 @@ def meaning_of(
     have = table.columns()
     first = _first_rows(table, have)
     notes: list[str] = []
-    path = _asked(table, "path", asked.path) or column(have, PATH_COLUMNS)
-    if path is None:
-        path = _by_content(have, first)
-        if path is None:
-            raise _lacking(table, "path", PATH_COLUMNS, have, first)
-        if _has_header(table):
-            notes.append(
-                f"Images from the column {plain(path)} of {table.file.name}, which holds names of image files."
-            )
+    path = _asked(table, "path", asked.path) or column(have, PATH_COLUMNS) or _by_content(table, have, first, notes)
     split = _asked(table, "split", asked.split) or _split(have, first)
     label = _asked(table, "label", asked.label)
     labels = [label] if label else [c for c in every_column(have, LABEL_COLUMNS) if c not in (path, split)]
@@ -99,7 +98,8 @@ def meaning_of(
     else:
         votes = [] if labels else _numeric(others, have, first)
     if not labels and len(votes) < 2:
-        raise _lacking(table, "label", LABEL_COLUMNS, have, first, remedy)
+        more = ", or which are the columns of 0 and 1 for each label, data.labels=[…]" if multi_label else ""
+        raise _lacking(table, "label", LABEL_COLUMNS, have, first, more + remedy)
     flag = FLAG_COLUMNS.get(plain_name(split)) if split is not None else None
     unused = [c for c in others if c not in {*labels, *votes}]
     if multi_label and votes and not flags:
@@ -127,20 +127,24 @@ def _about_splits(table: Table, split: str | None, flag: tuple[str, str] | None,
     return found
 
 
-def may_be_list(table: Table, multi_label: bool = False, flags: Sequence[str] = ()) -> bool:
+def may_be_list(table: Table, multi_label: bool = False, flags: Sequence[str] = (), surely: bool = False) -> bool:
     """Whether a table seems to name images and their classes. Reads only its beginning.
 
     Args:
         multi_label, flags: as for :func:`meaning_of`.
+        surely: its name says so. What cannot be read of it is then an error where it is read, not a reason to ignore it.
     """
     try:
         have = table.columns()
-        meaning_of(table, None, flags=[name for name in flags if column(have, [name])], multi_label=multi_label)
-    except WrongFlagError:
-        return True
-    except (DataError, OSError):
+        known = [name for name in flags if name in have or column(have, [plain_name(name)])]
+        meaning_of(table, None, flags=known, multi_label=multi_label)
+    except (LackingError, OSError):
         return False
-    return bool(_first_rows(table, have))
+    except WrongFlagError as error:
+        return surely or error.others > 1
+    except DataError:
+        return surely
+    return bool(have and (_first_rows(table, have) or not isinstance(table, CsvTable)))
 
 
 def _has_header(table: Table) -> bool:
@@ -148,15 +152,11 @@ def _has_header(table: Table) -> bool:
 
 
 def _first_rows(table: Table, have: Sequence[str]) -> list[list[Any]]:
-    """The first rows, in the order of the columns; None for images, which are large. None of them where a name is there twice."""
-    if len(set(have)) < len(have):
+    """The first rows of a CSV; none of other tables, nor where a name is there twice. What JSON and Parquet hold beside images may be large, and
+    of the keys of JSON lines those of the first line are known."""
+    if not isinstance(table, CsvTable) or len(set(have)) < len(have):
         return []
-    images = (
-        {name for name, kind in table.kinds().items() if kind == "bytes"} if isinstance(table, ParquetTable) else ()
-    )
-    names = [name for name in have if name not in images]
-    rows = (dict(zip(names, row, strict=True)) for _, row in itertools.islice(table.rows(names), _LOOKED_AT))
-    return [[row.get(name) for name in have] for row in rows]
+    return [row for _, row in itertools.islice(table.rows(have), _LOOKED_AT)]
 
 
 def _asked(table: Table, what: str, name: str | None) -> str | None:
@@ -176,22 +176,32 @@ def _asked(table: Table, what: str, name: str | None) -> str | None:
 
 
 def _alike(table: Table, name: str) -> str:
-    """The column of a label that the table of the training images has."""
+    """The column of a label that the table of the training images has, which must have the same name."""
     have = table.columns()
-    found = name if name in have else column(have, [name])
-    if found is None:
+    if name not in have:
         raise DataError(
             f"{table.file} has no column {plain(name)}, which is a label in the table of the training images. Its columns are {join_names(have)}."
-            f"{did_you_mean(name, have)} Add it, with 0 for images without this label, or name the columns of labels: data.labels=[…]."
+            f"{did_you_mean(name, have)} All lists must have the same columns of labels, with 0 for images without one. If it is no label, name "
+            "the columns of labels: data.labels=[…]."
         )
-    return found
+    return name
 
 
-def _by_content(have: Sequence[str], first: Sequence[Sequence[Any]]) -> str | None:
-    """The only column all of whose values are names of image files; some may be empty."""
+def _by_content(table: Table, have: Sequence[str], first: Sequence[Sequence[Any]], notes: list[str]) -> str:
+    """The only column all of whose values are names of image files; some may be empty.
+
+    Raises:
+        LackingError: there is none, or several.
+    """
     values = {name: [row[i] for row in first if row[i]] for i, name in enumerate(have)} if first else {}
     found = [name for name, some in values.items() if some and all(map(looks_like_image, some))]
-    return found[0] if len(found) == 1 else None
+    if len(found) != 1:
+        raise _lacking(table, "path", PATH_COLUMNS, have, first)
+    if _has_header(table):
+        notes.append(
+            f"Images from the column {plain(found[0])} of {table.file.name}, which holds names of image files."
+        )
+    return found[0]
 
 
 def _split(have: Sequence[str], first: Sequence[Sequence[Any]]) -> str | None:
@@ -225,7 +235,7 @@ def _yes_or_no(
     Raises:
         WrongFlagError: half of a column's first values are 0 and 1 and others are not: one wrong cell must not take a label away without a word.
     """
-    found = []
+    found, odd = [], None
     rows = [(i, row) for i, row in enumerate(first) if split is None or not _is_test(split, row[have.index(split)])]
     for name in others:
         values = [(i, row[have.index(name)]) for i, row in rows or enumerate(first)]
@@ -233,11 +243,15 @@ def _yes_or_no(
         if values and not wrong:
             found.append(name)
         elif 0 < len(wrong) <= len(values) / 2:
-            line = next(line for n, (line, _) in enumerate(table.rows([name])) if n == wrong[0][0])
-            raise WrongFlagError(
-                f"{table.place(line)}: the column {plain(name)} has {short_repr(wrong[0][1])} among zeros and ones. If it is a label, say 0 or "
-                "1 of every image; if not, name the columns of labels: data.labels=[…]."
-            )
+            odd = odd or (name, *wrong[0])
+    if odd is not None:
+        name, row, value = odd
+        line = next(line for n, (line, _) in enumerate(table.rows([name])) if n == row)
+        raise WrongFlagError(
+            f"{table.place(line)}: the column {plain(name)} has {short_repr(value)} among zeros and ones. If it is a label, say 0 or "
+            "1 of every image; if not, name the columns of labels: data.labels=[…].",
+            len(found),
+        )
     return found
 
 
@@ -264,7 +278,7 @@ def number(value: Any) -> float | None:
     """A number ≥ 0; None for anything else."""
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return found if math.isfinite(found) and found >= 0 else None
 
@@ -276,17 +290,17 @@ def _lacking(
     have: Sequence[str],
     first: Sequence[Sequence[Any]],
     remedy: str = "",
-) -> DataError:
+) -> LackingError:
     """The error about a column that was not found: what was, and the line to type."""
     if not have:
-        return DataError(
+        return LackingError(
             f"{table.file} is empty: it has no column path and no rows. Give a list of images and their classes."
         )
     row = f" Its first row is {join_names(first[0])}." if first else ""
     numbers = "" if _has_header(table) else " (numbers, since it names no columns)"
     called = f"path: {have[0] if have else 'NAME'}, label: {have[-1] if have else 'NAME'}"
     fer = " FER-2013's CSV also has a column pixels." if "emotion" in have and what == "path" else ""
-    return DataError(
+    return LackingError(
         f"{table.file} has no column for the {'image' if what == 'path' else 'class'} of each row: there is no column "
         f"{', '.join(wanted[:5])} or the like; its columns are {join_names(have)}{numbers}.{row}{fer} Say which "
         f"they are, such as 'data.columns={{{called}}}'{remedy}."

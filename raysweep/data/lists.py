@@ -8,19 +8,38 @@ from raysweep._text import join_names
 from raysweep.config.settings import DataSection
 from raysweep.data.columns import may_be_list
 from raysweep.data.listing import only_split_in
-from raysweep.data.tables import FLAG_COLUMNS, LIST_SUFFIXES, SPLIT_COLUMNS, CsvTable, Table, column, open_table
+from raysweep.data.tables import (
+    FLAG_COLUMNS,
+    LIST_SUFFIXES,
+    SPLIT_COLUMNS,
+    CsvTable,
+    JsonTable,
+    Table,
+    column,
+    open_table,
+)
 from raysweep.data.tree import is_hidden
 from raysweep.errors import DataError
 
 Files = list[tuple[Table, str | None]]
 
 
-def find(path: Path, data: DataSection) -> Files:
-    """The lists directly in a folder that name images and their classes, each with the split in its own name."""
+def find(path: Path, data: DataSection, alone: bool = True) -> Files:
+    """The lists directly in a folder that name images and their classes, each with the split in its own name.
+
+    Args:
+        alone: nothing else in the folder says the classes. Then JSON lines are taken where there is no other list; logs and the notes of other
+            programs have their form, too.
+    """
     tables = [t for t in _tables(path) if "submission" not in t.file.name.lower()]  # Kaggle's have one column a class
-    return [
-        (table, only_split_in(table.file.stem)) for table in tables if may_be_list(table, data.multi_label, data.labels)
-    ]
+    found = [(table, only_split_in(table.file.stem)) for table in tables if _is_list(table, data)]
+    others = [(table, split) for table, split in found if not isinstance(table, JsonTable)]
+    return others or (found if alone else [])
+
+
+def _is_list(table: Table, data: DataSection) -> bool:
+    named = only_split_in(table.file.stem) is not None and table.file.suffix.lower() != ".txt"
+    return may_be_list(table, data.multi_label, data.labels, surely=named)
 
 
 def in_splits(path: Path, data: DataSection) -> Files:

@@ -114,7 +114,7 @@ class ManifestSource:
             rows = self._named_rows(table, meaning)
             label = self._label_column(table, meaning, [values for _, values in rows])
             labels.append(meaning.labels[label] if meaning.labels else "")
-            for i, name in enumerate(meaning.votes, start=1):
+            for i, name in enumerate(meaning.votes if self.multi is not None else (), start=1):
                 given[name] = given.get(name, False) or any(truth(values[i]) for _, values in rows)
             for number_, values in rows:
                 place_of_split = len(meaning.labels) + len(meaning.votes) + 1
@@ -342,7 +342,9 @@ class ManifestSource:
         self.rest.add(UNLISTED, (file.relative_to(self.path) for file in others))
 
     def fingerprint(self) -> str:
-        return digest([[stamp(table.file) for table, _ in self.files], self._rows()[2]])
+        asked = [] if self.multi is None else [list(self.multi.labels), self.multi.classes]
+        files = [stamp(table.file) for table, _ in self.files]
+        return digest([files, self._rows()[2], *([asked] if any(asked) else [])])
 
     def found(self) -> Found:
         rows, roles, _ = self._rows()
@@ -354,4 +356,4 @@ def _of_nobody(columns: Sequence[str]) -> list[str]:
     if not columns:
         return []
     are = "is no label, because it is" if len(columns) == 1 else "are no labels, because they are"
-    return [f"{join_names(columns)} {are} 0 for every image. data.labels=[…] makes labels of such columns, too."]
+    return [f"{join_names(columns)} {are} 0 for every image."]

@@ -313,7 +313,7 @@ def check_trained(labels: np.ndarray, listing: Listing, in_val: np.ndarray) -> N
     raise DataError(
         f"There are no training images with the label {join_names(classes[i] for i in lacking)}. "
         + (
-            "It is named in data.classes alone: remove it there, "
+            "It is named in data.classes or data.labels alone: remove it there, "
             if named
             else f"There are some for {' and '.join(where)}: move them, "
         )

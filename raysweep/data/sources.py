@@ -230,7 +230,7 @@ class _Folder:
             return listed
         if len(source.labels()) < 2:
             return self._list() or source
-        files = lists.find(self.path, self.data)
+        files = lists.find(self.path, self.data, alone=False)
         if not files:
             return source
         name = join_names(table.file.name for table, _ in files)

@@ -71,6 +71,7 @@ class SweepDisplay(Display):
         self.controls: dict[tuple[str | None, int | None], Row] = {}  # by arm (None: the control) and seed
         self.first_epoch: int | None = None
         self.last_epoch: int | None = None
+        self.several = False  # labels for an image
         self.watched: dict[str, None] = {}  # classes that some branch changes
         self.inexact: set[str] = set()  # reasons why branches are not bit-exact that were printed
         self.drawn = 0.0
@@ -177,6 +178,7 @@ class SweepDisplay(Display):
             row.status = "running"
         row.accuracy = values["val_acc"]
         row.f1 = values["val_macro_f1"]
+        self.several = MAP in values
         known = (_ACCURACY, *(f"recall_{c}" for c in self.watched))
         row.by_epoch[event.epoch] = {k: v for k in known if (v := values.get(k)) is not None}
         row.worst = f"{values['worst_class']} {percent(values['worst_recall'])}"
@@ -233,8 +235,11 @@ class SweepDisplay(Display):
         if not self.rows:
             return Text(f"{self.hint} …  {duration(time.monotonic() - self.started)}")
         width = shutil.get_terminal_size().columns
-        drawn = tables.lines(COLUMNS, [self._cells(r) for r in self._shown()], width, _OPTIONAL)
+        drawn = tables.lines(self._columns(), [self._cells(r) for r in self._shown()], width, _OPTIONAL)
         return Text.from_ansi("\n".join([wrapped(self.title(), width), "", *drawn]))
+
+    def _columns(self) -> list[tuple[str, str]]:
+        return [*COLUMNS[:-1], ("worst label", "l")] if self.several else COLUMNS
 
     def title(self) -> str:
         """How many branches have ended, the time, and the learning rates."""
@@ -251,7 +256,7 @@ class SweepDisplay(Display):
         if exc[1] is not None and self.rows and not self.comparing:
             tables.table(
                 None,
-                COLUMNS,
+                self._columns(),
                 [self._cells(r) for r in self._shown()],
                 err=True,
                 whole="`raysweep show`",

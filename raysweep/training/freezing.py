@@ -103,7 +103,7 @@ class Freezing:
             head = model.get_submodule(self.head)
             inside = {*head.modules()}
             if any(module.training for module in model.modules() if module not in inside):
-                model.eval()  # slow in networks of many layers, so not in every epoch
+                model.eval()  # slow in a network of many layers, and of no use where features are trained on
             head.train()
             return
         model.train()

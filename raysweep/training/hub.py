@@ -317,9 +317,9 @@ def names_in_files(model: nn.Module) -> dict[str, str]:
 def _timm(name: str) -> Callable[..., nn.Module]:
     timm = _library("timm", "timm")
     architecture = name.partition(".")[0]
-    if not timm.is_model(architecture):
+    if architecture not in _timm_names():
         raise ConfigError(
-            f"model.name: timm has no network {truncate(name)!r}.{did_you_mean(architecture, timm.list_models())} "
+            f"model.name: timm has no network {truncate(name)!r}.{did_you_mean(architecture, _timm_names())} "
             "timm.list_models() returns all names."
         )
 
@@ -342,6 +342,11 @@ def _timm(name: str) -> Callable[..., nn.Module]:
         return _adapted(model, model.forward, tuple(config["input_size"][1:]) if fixed else None)
 
     return build
+
+
+@lru_cache(maxsize=1)  # it sorts more than a thousand names, and each branch builds a network
+def _timm_names() -> tuple[str, ...]:
+    return tuple(_library("timm", "timm").list_models())
 
 
 def _timm_address(name: str) -> str:

@@ -125,7 +125,7 @@ def test_a_list_and_columns_of_flags_give_the_same_data(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_columns_of_flags_are_found_in_other_tables_too(tmp_path, kind):
+def test_columns_of_flags_of_other_tables_are_named_by_the_user(tmp_path, kind):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -135,7 +135,10 @@ def test_columns_of_flags_are_found_in_other_tables_too(tmp_path, kind):
         (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
-    assert cache.load(section(tmp_path / f"list.{kind}"), tmp_path / "cache").sha256 == listed.sha256
+    with pytest.raises(DataError, match=r"which are the columns of 0 and 1 for each label, data.labels="):
+        cache.load(section(tmp_path / f"list.{kind}"), tmp_path / "cache")
+    named = section(tmp_path / f"list.{kind}", labels=["a", "b", "c"])
+    assert cache.load(named, tmp_path / "cache").sha256 == listed.sha256
 
 
 FLAGS = [(name, 40 + i, *(int(c in labels) for c in "abc")) for i, (name, labels) in enumerate(ROWS)]
@@ -235,11 +238,35 @@ def test_lists_in_a_folder_are_found_beside_columns_of_other_numbers(tmp_path, o
 
 
 @pytest.mark.parametrize("other", ["val", "test"])
-def test_all_lists_have_the_columns_of_the_training_images(tmp_path, other):
+@pytest.mark.parametrize("columns", [{"b": 1, "x": 1}, {"A": 1, "b": 1}])
+def test_all_lists_must_have_the_columns_of_the_training_images(tmp_path, other, columns):
     full = {"a": 1, "b": 1}
-    folder = tables(tmp_path / "one", **{"train": full, "val": full, "test": full, other: {"b": 1, "x": 1}})
+    folder = tables(tmp_path / "one", **{"train": full, "val": full, "test": full, other: columns})
     with pytest.raises(DataError, match=rf"{other}.csv has no column a, which is a label.*with 0 for images without"):
         cache.load(section(folder), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("labels", [["mass", "edema"], ["Mass", "Edema b"]])
+def test_a_list_whose_named_labels_cannot_be_read_is_not_ignored(tmp_path, labels):
+    words = dict.fromkeys(labels, "yn" * 10)
+    folder = tables(tmp_path / "one", train=dict.fromkeys(labels, 1), val=words)
+    with pytest.raises(DataError, match=r"val.csv, line 2: the column .* has 'y'"):
+        cache.load(section(folder, labels=labels), tmp_path / "cache")
+
+
+def test_notes_with_a_count_are_no_list_of_labels(tmp_path):
+    folder = tables(tmp_path / "one", labels={"a": 1, "b": 1})
+    rows = [f"labels{i}.png,m,{(0, 0, 1, 2)[i % 4]}" for i in range(20)]
+    (folder / "patients.csv").write_text("\n".join(["id,sex,siblings", *rows]) + "\n")
+    assert cache.load(section(folder), tmp_path / "cache").classes == ("a", "b")
+
+
+def test_a_column_of_zeros_that_is_named_is_an_error_also_where_the_images_are_cached(tmp_path):
+    zeros = {"a": 1, "b": 1, "z": "0" * 20}
+    folder = tables(tmp_path / "one", train=zeros, val=zeros)
+    cache.load(section(folder), tmp_path / "cache")
+    with pytest.raises(DataError, match=r"no training images with the label z.*data\.labels"):
+        cache.load(section(folder, labels=["a", "b", "z"]), tmp_path / "cache")
 
 
 def test_a_column_of_zeros_is_no_label_and_that_is_told(tmp_path):
@@ -494,7 +521,7 @@ def test_a_label_that_nobody_trains_on_is_said_to_be_where_it_is(tmp_path):
     assert "no training images with the label star. There are some for validation and testing: move them" in text
     path = write(tmp_path / "none", [row for row in rows if row[1] != "star"], ("path", "labels", "split"))
     text = refusal(path, classes=["a", "b", "moon"])
-    assert "label moon. It is named in data.classes alone: remove it there" in text
+    assert "label moon. It is named in data.classes or data.labels alone: remove it there" in text
     assert "table" not in text
 
 

@@ -121,13 +121,38 @@ def test_lists_of_all_splits_are_read_from_their_folder_and_named_where_one_is_g
     assert f"Not read: test.csv, val.csv beside train.csv. data.path={tmp_path}" in alone.notes
 
 
-def test_lists_of_all_splits_may_be_json_lines(tmp_path):
-    def lines(rows):
-        return "".join(json.dumps({"path": path, "label": label}) + "\n" for path, label in rows)
+def lines(rows):
+    return "".join(json.dumps({"path": path, "label": label}) + "\n" for path, label in rows)
 
+
+def test_lists_of_all_splits_may_be_json_lines(tmp_path):
     lists = {"train.jsonl": lines(ROWS[:2]), "val.jsonl": lines(ROWS[2:3]), "test.jsonl": lines(ROWS[3:])}
     found = read(plant(tmp_path, {**IMAGES, **lists}))
     assert (found.train, found.val, found.test) == ({"cat": 1, "dog": 1}, {"cat": 1}, {"dog": 1})
+
+
+@pytest.mark.parametrize("name", ["labels.jsonl", "log.jsonl", "train.jsonl"])
+def test_json_lines_beside_another_list_are_not_read(tmp_path, name):
+    lists = {"labels.csv": text(ROWS), name: lines([(p, "sharp") for p, _ in ROWS])}
+    assert read(plant(tmp_path, {**IMAGES, **lists})).train == {"cat": 2, "dog": 2}
+
+
+def test_json_lines_beside_class_folders_are_notes(tmp_path):
+    notes = {"annotations.jsonl": lines([("cat/0.png", "sharp"), ("dog/0.png", "blurred")])}
+    assert read(plant(tmp_path, {"cat/": 3, "dog/": 3, **notes})).train == {"cat": 3, "dog": 3}
+
+
+def test_numbers_in_metadata_are_no_classes(tmp_path):
+    sizes = [
+        {"file_name": p, "width": 640 - 160 * (i % 2), "height": 480 + 160 * (i % 2)} for i, (p, _) in enumerate(ROWS)
+    ]
+    metadata = "".join(json.dumps(row) + "\n" for row in sizes)
+    assert "no column for the class" in refusal(plant(tmp_path, {**IMAGES, "metadata.jsonl": metadata}))
+
+
+def test_a_list_of_a_split_that_cannot_be_read_is_not_ignored(tmp_path):
+    lists = {"train.csv": text(ROWS[:2]), "val.csv": text(ROWS[2:]) + "a,b,c,d\n"}
+    assert "val.csv, line 4 has 4 fields" in refusal(plant(tmp_path, {**IMAGES, **lists}))
 
 
 def test_several_folds_are_asked_about(tmp_path):

@@ -24,11 +24,13 @@ ONLY_PARSED = {  # what stands in a command → why it is not run here
     r"pretrained=true|hf:NAME": "weights are downloaded: tests/training/test_published.py, tests/tools/test_evaluate.py",
     r"trackers\.": "another program: tests/trackers",
     r"^demo$|^ui\b": "minutes, or until somebody stops it: they have tests of their own",
-    r"^continue (base|cifar10-lt)-hunt$": "a hunt trains for minutes: tests/launch/hunt",
+    r"^continue (base|cifar10-lt|fer2013)-hunt$": "a hunt trains for minutes: tests/launch/hunt",
     r"\bfive$|--more-seeds": "folds and more seeds train on Ray: tests/launch/sweep",
 }
 IN_WORDS = {  # what stands for something of the reader's own → what it is here
-    r"^cifar10-lt(_[0-9]+_[0-9]+)?@20$": "base@8",
+    r"^(cifar10-lt(_[0-9]+_[0-9]+)?@20|fer_[0-9]+_[0-9]+@8)$": "base@8",
+    r"^fer2013-hunt-made-[0-9](?=@)": "base",
+    r'^{"angry": .*': '{"disgust": 2.5}',
     r"^(photos|fer|resnet|cifar10-lt|xrays)(?=@|-sweep)": "base",
     r"^photos$": "images",
     r"=\.\./images$|=IMAGES$|=FOLDER$|=images$": "=images",

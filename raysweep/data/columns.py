@@ -136,7 +136,7 @@ def may_be_list(table: Table, multi_label: bool = False, flags: Sequence[str] = 
     """
     try:
         have = table.columns()
-        known = [name for name in flags if name in have or column(have, [plain_name(name)])]
+        known = [name for name in flags if _called(have, name)]
         meaning_of(table, None, flags=known, multi_label=multi_label)
     except (LackingError, OSError):
         return False
@@ -159,16 +159,24 @@ def _first_rows(table: Table, have: Sequence[str]) -> list[list[Any]]:
     return [row for _, row in itertools.islice(table.rows(have), _LOOKED_AT)]
 
 
+def _called(have: Sequence[str], name: str) -> str | None:
+    """The column that the user means by a name, or by a number from 1; None where there is none."""
+    if name in have:
+        return name
+    found = column(have, [name]) or next((h for h in have if h.strip().lower() == name.strip().lower()), None)
+    if found is None and name.isdecimal() and 1 <= int(name) <= len(have):
+        return have[int(name) - 1]
+    return found
+
+
 def _asked(table: Table, what: str, name: str | None) -> str | None:
     """The column that the user names, or numbers from 1."""
     have = table.columns()
-    if name is None or name in have:
-        return name
-    found = column(have, [name]) or next((h for h in have if h.strip().lower() == name.strip().lower()), None)
+    if name is None:
+        return None
+    found = _called(have, name)
     if found is not None:
         return found
-    if name.isdecimal() and 1 <= int(name) <= len(have):
-        return have[int(name) - 1]
     raise DataError(
         f"{'data.labels' if what == 'labels' else f'data.columns: {what}'}: {table.file} has no column {short_repr(name)}. Its columns are {join_names(have)}."
         f"{did_you_mean(name, have)}"

@@ -12,7 +12,7 @@ from raysweep.cli.consent import consent
 from raysweep.cli.options import Address, From, RootOption, TrustOption
 from raysweep.cluster import signals
 from raysweep.display.tables import table
-from raysweep.display.terminal import put, put_json, say, say_next
+from raysweep.display.terminal import duration, put, put_json, say, say_next
 
 if TYPE_CHECKING:
     from raysweep.plan.hunt.plan import HuntPlan, HuntRequest
@@ -127,7 +127,7 @@ def _show(plan: HuntPlan) -> None:
     at = f"{plain(plan.parent.experiment)}@{plan.parent.epoch}"
     say(
         f"{counted(plan.rounds, 'round')} of {counted(plan.epochs, 'epoch')} from {at}: at most {counted(plan.trainings, 'training')} in all, the new seeds "
-        f"at the end included; {plan.trainings * plan.images:,} images, about {plan.hours:.2g} hours, {plan.bytes / 1e6:,.0f} MB. Counted on {plan.counted_on}. Nothing was started."
+        f"at the end included; {plan.trainings * plan.images:,} images, about {duration(3600 * plan.hours)}, {plan.bytes / 1e6:,.0f} MB. Counted on {plan.counted_on}. Nothing was started."
     )
 
 
